@@ -1,0 +1,36 @@
+# One command each: `make setup`, `make demo`, `make test`, `make test-full`, `make lint`, `make bench`.
+# Every target first makes sure that the virtual environment and the local servers' binaries are there.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo lint test test-full bench clean
+
+setup: $(STAMP)
+	@$(VENV)/bin/python -S replicator/binaries.py
+
+$(STAMP): pyproject.toml
+	@PYTHON="$(PYTHON)" bash .ci/venv $(VENV)
+	@touch $@
+
+demo: setup
+	@$(VENV)/bin/replicator demo
+
+lint: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy $(wildcard replicator tests bench)
+
+test: lint
+	$(VENV)/bin/python -m pytest -m "not full and not slow"
+
+test-full: lint
+	$(VENV)/bin/python -m pytest
+
+bench: setup
+	@$(VENV)/bin/python -m bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
