@@ -1,0 +1,159 @@
+"""The error tree: every failure carries its exit code, whether a retry can help, and a hint to a human.
+
+Raise the most specific class. ``message`` says what and where (file:line, table:column, position) and why; ``hint`` says
+what to do about it. Secrets never enter either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class ReplicatorError(Exception):
+    """Root of all errors this program raises on purpose."""
+
+    code: ClassVar[str] = "bug"
+    exit_code: ClassVar[int] = 70
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of a pipeline file, at a 1-based line and column."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.file}:{self.line}:{self.column}: {self.message}"
+        return f"{text}; {self.suggestion}" if self.suggestion else text
+
+
+class ConfigError(ReplicatorError):
+    """The pipeline file or the command line cannot be used; ``problems`` holds every fault found."""
+
+    code = "config"
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str = "", problems: tuple[Problem, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+    @classmethod
+    def of(cls, problems: list[Problem]) -> ConfigError:
+        return cls("\n".join(str(p) for p in problems), problems=tuple(problems))
+
+
+class CheckFailed(ReplicatorError):
+    """A check of `replicator check` failed."""
+
+    code = "check"
+    exit_code = 3
+
+
+class SourceError(ReplicatorError):
+    """The source cannot be read, and waiting will not help."""
+
+    code = "source"
+    exit_code = 4
+
+
+class SourceUnavailable(SourceError):
+    """The source is away for now: refused, timed out, unresolved, lost, restarting."""
+
+    code = "source_unavailable"
+    retryable = True
+
+
+class PositionLost(SourceError):
+    """The stored position cannot be resumed: purged, another server, a reset log."""
+
+    code = "position_lost"
+
+
+class UnsupportedEvent(SourceError):
+    """An event, column type, row image or statement that this version does not understand (I7)."""
+
+    code = "unsupported_event"
+
+
+class SnapshotLost(SourceError):
+    """The snapshot under a table's load is gone (error 1412, lost session); that table is loaded again."""
+
+    code = "snapshot_lost"
+    retryable = True
+
+
+class TargetError(ReplicatorError):
+    """The target refused something, and waiting will not help."""
+
+    code = "target"
+    exit_code = 5
+
+
+class TargetUnavailable(TargetError):
+    """The target is away or read-only for now (SEMANTICS §8 lists the codes)."""
+
+    code = "target_unavailable"
+    retryable = True
+
+
+class TargetRetry(TargetError):
+    """Deadlock or lock time-out: the same batch again, at once or after a short back-off."""
+
+    code = "target_retry"
+    retryable = True
+
+
+class CheckpointMismatch(TargetError):
+    """The stored (epoch, seq) is not the one this batch follows (I3, I8)."""
+
+    code = "checkpoint_mismatch"
+
+
+class Fenced(TargetError):
+    """A newer process has taken over this pipeline; the message names its host, pid and start time."""
+
+    code = "fenced"
+
+
+class DataError(TargetError):
+    """A row the target cannot hold; ``table`` and, where the server names it, the column are in the message."""
+
+    code = "data"
+
+    def __init__(self, message: str, *, table: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.table = table
+
+
+class SchemaMismatch(TargetError):
+    """A target table that cannot hold its source table without loss."""
+
+    code = "schema_mismatch"
+
+
+class PausedTables(ReplicatorError):
+    """The run ended in order, but tables are paused."""
+
+    code = "paused"
+    exit_code = 6
+
+
+class MissingBinary(ReplicatorError):
+    """A throwaway server was asked for and its binaries are not on this machine."""
+
+    code = "missing_binary"
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Source readers: each turns one kind of source into the one change stream (I5)."""

@@ -1,0 +1,117 @@
+"""The seam between sources and the rest: what every reader offers to pipeline and load, and nothing else.
+
+One contract suite runs over every implementation (tests/contract).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from replicator.model import Column, Position, Row, StreamItem, TableName, TableSchema, Value
+
+
+class KeyRange(NamedTuple):
+    """Rows with ``low < key <= high`` by the source's own order of the table's key; None is an open end."""
+
+    low: tuple[Value, ...] | None
+    high: tuple[Value, ...] | None
+
+
+class SnapshotSession(Protocol):
+    """One session inside a snapshot; used by one load worker at a time."""
+
+    def split(self, table: TableSchema, rows: int) -> Sequence[KeyRange]:
+        """Cut the whole key space of ``table`` into ranges of about ``rows`` rows each; never empty."""
+        ...
+
+    def read(self, table: TableSchema, span: KeyRange) -> Iterator[list[Row]]:
+        """The rows of one range in blocks of canonical rows, memory bounded. Raises SnapshotLost (1412, lost link)."""
+        ...
+
+
+class Snapshot(Protocol):
+    """A consistent read: every session of it sees ``tables`` exactly as of ``position`` (SEMANTICS §2)."""
+
+    position: Position
+    tables: tuple[TableSchema, ...]
+    sessions: tuple[SnapshotSession, ...]
+
+    def close(self) -> None: ...
+
+
+class Requirement(NamedTuple):
+    """The outcome of one check at the source; ``status``: pass | warn | fail. ``id`` is stable."""
+
+    id: str
+    status: str
+    subject: str
+    message: str
+    fix: str = ""
+
+
+class Reader(Protocol):
+    """A source. Cold methods open what sessions they need; ``read`` owns the one dump connection."""
+
+    identity: str  # binds positions to this server: "mysql:<server_uuid>", "mariadb:<server_id>:<hostname>..."
+
+    def position(self) -> Position:
+        """The newest committed position of the source."""
+        ...
+
+    def parse_position(self, text: str) -> Position: ...
+
+    def verify_position(self, position: Position) -> None:
+        """Raise PositionLost, naming both sides, unless the source can resume at ``position`` (SEMANTICS §1.6)."""
+        ...
+
+    def list_tables(self) -> Sequence[TableName]:
+        """Every base table of the source that could be selected."""
+        ...
+
+    def describe(self, targets: Mapping[TableName, str]) -> Sequence[TableSchema]:
+        """The schemas of these tables; ``targets`` gives each one's target name. Raises SourceError naming a column."""
+        ...
+
+    def foreign_key_cascades_logged(self) -> bool:
+        """Whether the source writes the rows of its cascades to its log (SEMANTICS §5.3)."""
+        ...
+
+    def check(self, tables: Sequence[TableSchema]) -> Sequence[Requirement]:
+        """Everything that must hold before reading: grants, settings, retention. Never raises for a failed check."""
+        ...
+
+    def open_snapshot(self, tables: Sequence[TableSchema], workers: int, stop: threading.Event) -> Snapshot:
+        """A snapshot that is exact for at least one of ``tables``; the caller comes back for the rest."""
+        ...
+
+    def read(
+        self, start: Position, tables: Sequence[TableSchema], stop: threading.Event
+    ) -> Iterator[StreamItem]:
+        """The change stream after ``start`` until ``stop`` is set. Reconnects by itself; raises what waiting cannot heal.
+
+        While nothing arrives it yields ``Idle`` at least every 5 ms after the last transaction once, then every
+        100 ms, so that the caller can act on time.
+        """
+        ...
+
+    def ack(self, position: Position) -> None:
+        """Tell the source what is safe to forget."""
+        ...
+
+    def is_waiting(self) -> str:
+        """What a reconnect waits for (for ``waiting_for=``), or ''."""
+        ...
+
+    def close(self) -> None: ...
+
+
+__all__ = [
+    "Column",
+    "KeyRange",
+    "Reader",
+    "Requirement",
+    "Snapshot",
+    "SnapshotSession",
+]
