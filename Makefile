@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 .PHONY: setup demo lint test test-full bench clean
 
 setup: $(STAMP)
-	@$(VENV)/bin/python -S replicator/binaries.py
+	@$(VENV)/bin/python -m replicator.binaries
 
 $(STAMP): pyproject.toml
 	@PYTHON="$(PYTHON)" bash .ci/venv $(VENV)

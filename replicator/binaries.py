@@ -1,0 +1,325 @@
+"""Bring the server binaries that throwaway servers run on; `make setup` calls it, `servers.py` finds what it brought.
+
+MySQL comes from Debian unstable (the only Debian suite that has it) and MariaDB from Debian 12, each with the whole closure
+of its libraries, C library and loader included, unpacked into a private prefix under the user's cache. Nothing is installed,
+no privilege is needed, the system's own servers are never touched, and both products run the same on every machine. A server
+that the machine has is used only where unpacking is impossible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from replicator.errors import MissingBinary
+
+Kind = Literal["mysql", "mariadb"]
+Version = tuple[int, int, int]
+
+DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+DEFAULT_MIRROR = (
+    "http://deb.debian.org/debian"  # where the machine's own sources name no Debian mirror (Ubuntu)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Where one product comes from and the oldest version that will do."""
+
+    kind: Kind
+    title: str
+    suite: str
+    packages: tuple[str, ...]
+    program: str
+    minimum: Version
+
+
+PRODUCTS: dict[Kind, Product] = {
+    "mysql": Product(
+        "mysql", "MySQL", "sid", ("mysql-server-core", "mysql-client-core"), "mysqld", (8, 0, 20)
+    ),
+    "mariadb": Product(
+        "mariadb",
+        "MariaDB",
+        "bookworm",
+        ("mariadb-server-core", "mariadb-client-core"),
+        "mariadbd",
+        (10, 5, 0),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """One product's programs: unpacked under ``basedir`` (with its own loader), or the machine's (``loader`` empty)."""
+
+    kind: Kind
+    version: Version
+    basedir: Path
+    loader: tuple[str, ...]
+
+    def command(self, program: str) -> list[str]:
+        """The start of a command line that runs ``program`` (mysqld, mysql, mysqldump, mariadbd, mariadb)."""
+        for folder in ("usr/sbin", "usr/bin", "sbin", "bin", "libexec"):
+            path = self.basedir / folder / program
+            if path.exists():
+                return [*self.loader, str(path)]
+        raise MissingBinary(f"{program} is not in {self.basedir}", hint="run `make setup`")
+
+    @property
+    def share(self) -> Path:
+        """The folder of error messages and, for MariaDB, of the scripts that make the system tables."""
+        folders = [
+            self.basedir / name for name in ("usr/share/mysql", "share/mysql", "share/mariadb", "share")
+        ]
+        return next((folder for folder in folders if (folder / "english").is_dir()), folders[0])
+
+
+def cache_folder() -> Path:
+    """The project's folder in the user's cache; absolute, not necessarily there yet."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "replicator"
+
+
+def find(kind: Kind) -> Installation:
+    """The product's programs on this machine: the unpacked ones, else the machine's own, else MissingBinary."""
+    product = PRODUCTS[kind]
+    found = _find_unpacked(product) or _find_installed(product)
+    if found is None:
+        raise MissingBinary(
+            f"no {product.title} server (>= {_dotted(product.minimum)}) is on this machine for throwaway servers",
+            hint="run `make setup` in the project's checkout",
+        )
+    return found
+
+
+def bring(kind: Kind) -> Installation:
+    """Make sure the product is there, unpacking it when it is not; MissingBinary says what to install."""
+    product = PRODUCTS[kind]
+    found = _find_unpacked(product)
+    if found is not None:
+        return found
+    with _locked(cache_folder()):
+        try:
+            return _find_unpacked(product) or _unpack(product)
+        except MissingBinary as reason:
+            found = _find_installed(product)
+            if found is None:
+                raise
+            _say(f"{reason.message}; using this machine's {product.title} {_dotted(found.version)}")
+            return found
+
+
+def _prefix(product: Product) -> Path:
+    return cache_folder() / "servers" / product.kind
+
+
+def _find_unpacked(product: Product) -> Installation | None:
+    prefix = _prefix(product)
+    try:
+        version = _parse_version((prefix / "VERSION").read_text())
+    except FileNotFoundError:
+        return None
+    return Installation(product.kind, version, prefix, _loader(prefix))
+
+
+def _loader(prefix: Path) -> tuple[str, ...]:
+    """The prefix's own dynamic loader with its library path: the unpacked C library is newer than the machine's."""
+    folders = [path for top in ("usr/lib", "lib") for path in sorted((prefix / top).glob("*-linux-gnu*"))]
+    loaders = [path for folder in folders for path in sorted(folder.glob("ld-linux*.so.*"))]
+    if not loaders:
+        raise MissingBinary(f"no dynamic loader in {prefix}", hint=f"remove {prefix} and run `make setup`")
+    return (str(loaders[0]), "--library-path", ":".join(str(folder) for folder in folders))
+
+
+def _find_installed(product: Product) -> Installation | None:
+    search = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin:/usr/libexec"
+    path = shutil.which(product.program, path=search)
+    if path is None:
+        return None
+    banner = _output([path, "--version"])
+    version = _parse_version(banner)
+    if ("MariaDB" in banner) != (product.kind == "mariadb") or version < product.minimum:
+        return None
+    return Installation(product.kind, version, Path(path).resolve().parent.parent, ())
+
+
+def _parse_version(text: str) -> Version:
+    match = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2]), int(match[3])) if match else (0, 0, 0)
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
+# --- unpacking ------------------------------------------------------------------------------------------------------
+
+
+def _unpack(product: Product) -> Installation:
+    _require_tools(product)
+    _say(f"fetching {product.title} from Debian {product.suite} into {_prefix(product)}")
+    with tempfile.TemporaryDirectory(dir=_parent(product), prefix=f".{product.kind}-") as name:
+        folder = Path(name)
+        source = f"deb [signed-by={_keyring(folder)}] {_mirror()} {product.suite} main\n"
+        debs = _download(folder / "apt", product, source)
+        staging = folder / "prefix"
+        for deb in debs:
+            _run(product, ["dpkg", "-x", str(deb), str(staging)])
+        _drop_unused(staging)
+        banner = _output([*_loader(staging), str(staging / "usr/sbin" / product.program), "--version"])
+        version = _parse_version(banner)
+        if version < product.minimum:
+            raise _impossible(product, f"the unpacked {product.program} does not run: {banner.strip()}")
+        (staging / "VERSION").write_text(_dotted(version) + "\n")
+        staging.rename(_prefix(product))
+    _say(f"{product.title} {_dotted(version)} is ready")
+    return Installation(product.kind, version, _prefix(product), _loader(_prefix(product)))
+
+
+def _parent(product: Product) -> Path:
+    parent = _prefix(product).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    # What an interrupted run left behind; _locked() keeps a running one out.
+    for stale in parent.glob(f".{product.kind}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    return parent
+
+
+def _require_tools(product: Product) -> None:
+    missing = [tool for tool in ("apt-get", "dpkg", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        raise _impossible(product, f"this machine has no {' and no '.join(missing)}")
+
+
+def _impossible(product: Product, reason: str) -> MissingBinary:
+    return MissingBinary(
+        f"{product.title} cannot be unpacked: {reason}",
+        hint=f"install {product.title} >= {_dotted(product.minimum)} so that `{product.program}` is in PATH "
+        f"(Fedora: dnf install {product.kind}-server; Debian, Ubuntu: apt-get install {product.kind}-server), "
+        "or run `make setup` on Debian or Ubuntu with network access, then again here",
+    )
+
+
+def _mirror() -> str:
+    """The Debian mirror of the machine's own package sources, so that a company's mirror and its proxy are used."""
+    if os.environ.get("REPLICATOR_DEBIAN_MIRROR"):
+        return os.environ["REPLICATOR_DEBIAN_MIRROR"]
+    etc = Path("/etc/apt")
+    for file in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
+        if file.suffix in {".list", ".sources"} and file.is_file():
+            lines = [
+                line for line in file.read_text(errors="replace").splitlines() if not line.startswith("#")
+            ]
+            match = re.search(r"\S+:\S*/debian(?:\.list)?/?(?=\s|$)", "\n".join(lines))
+            if match:
+                return match[0]
+    return DEFAULT_MIRROR
+
+
+def _keyring(folder: Path) -> Path:
+    """Debian's signing keys: the machine's, or those of the package that its own (signed) sources offer."""
+    if DEBIAN_KEYRING.exists():
+        return DEBIAN_KEYRING
+    product = Product("mysql", "Debian's keyring", "", ("debian-archive-keyring",), "", (0, 0, 0))
+    for deb in _download(folder / "keyring-apt", product, None):
+        _run(product, ["dpkg", "-x", str(deb), str(folder / "keyring")])
+    return folder / "keyring" / DEBIAN_KEYRING.relative_to("/")
+
+
+def _download(folder: Path, product: Product, source: str | None) -> list[Path]:
+    """Fetch the packages and, as onto an empty machine, all they depend on; the paths of the .deb files.
+
+    ``source`` is a one-line apt source, or None for the machine's own sources.
+    """
+    archives = folder / "archives"
+    for path in (folder / "lists" / "partial", folder / "state", archives / "partial"):
+        path.mkdir(parents=True)
+    config = folder / "apt.conf"
+    config.write_text(_apt_config(folder, source))
+    environment = {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"}
+    _run(product, ["apt-get", "update", "--error-on=any"] if source else ["apt-get", "update"], environment)
+    _run(product, ["apt-get", "install", "--yes", "--download-only", *product.packages], environment)
+    return sorted(path for path in archives.glob("*.deb") if not path.name.startswith(("perl", "libperl")))
+
+
+def _apt_config(folder: Path, source: str | None) -> str:
+    (folder / "status").touch()
+    lines = [
+        # The machine's hooks empty the system's caches and talk to its desktop: not ours to run.
+        "#clear APT::Update::Post-Invoke;",
+        "#clear APT::Update::Post-Invoke-Success;",
+        "#clear DPkg::Post-Invoke;",
+        "#clear DPkg::Pre-Install-Pkgs;",
+        "#clear Acquire::IndexTargets::deb::DEP-11;",
+        f'Dir::State "{folder}/state";',
+        f'Dir::State::lists "{folder}/lists";',
+        f'Dir::State::status "{folder}/status";',
+        f'Dir::Cache "{folder}";',
+        f'Dir::Cache::archives "{folder}/archives";',
+        'APT::Sandbox::User "";',
+        'APT::Install-Recommends "false";',
+        'Acquire::Languages "none";',
+        'Acquire::Retries "3";',
+        'Debug::NoLocking "true";',
+    ]
+    if source is not None:
+        (folder / "sources.list").write_text(source)
+        lines += [f'Dir::Etc::sourcelist "{folder}/sources.list";', 'Dir::Etc::sourceparts "/dev/null";']
+    return "\n".join(lines) + "\n"
+
+
+def _drop_unused(staging: Path) -> None:
+    for name in ("doc", "man", "locale", "perl", "mysql-test", "info"):
+        shutil.rmtree(staging / "usr/share" / name, ignore_errors=True)
+
+
+def _run(product: Product, command: list[str], environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        raise _impossible(product, f"`{' '.join(command[:4])}` failed with {done.returncode}: {said}")
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep two set-ups of one user apart."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "setup.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _say(text: str) -> None:
+    print(f"setup: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def main() -> None:
+    """Bring every product; exit with the error's code and its hint where one cannot be had."""
+    try:
+        for kind in PRODUCTS:
+            bring(kind)
+    except MissingBinary as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,420 @@
+"""Throwaway MySQL and MariaDB servers on free ports in temporary directories, for the demo, the tests and the benchmarks.
+
+    with start_mysql() as target, start_mariadb(server_id=7) as source:
+        source.execute("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)")
+        with source.connect(user="app", password="x", database="shop") as connection: ...
+
+A server starts in about a second from a data directory that was initialised once and is copied. It listens on 127.0.0.1 only
+and belongs to the process that started it: however that process ends, `supervisor.py` kills the server and removes its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pymysql
+from pymysql.constants import CLIENT
+
+from replicator import binaries, supervisor
+from replicator.binaries import Installation, Kind, Version
+from replicator.certificates import Certificates
+from replicator.errors import ReplicatorError
+
+Setting = str | int | float | bool | None
+"""A server variable's value: booleans become ON and OFF, None leaves the server's own default in place."""
+
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+
+# These decide what a data directory looks like; each combination gets a template of its own.
+INIT_SETTINGS = ("lower_case_table_names", "innodb_page_size")
+
+COMMON_SETTINGS: dict[str, Setting] = {
+    "bind_address": "127.0.0.1",
+    "skip_name_resolve": True,
+    "local_infile": True,
+    "secure_file_priv": "",
+    "innodb_buffer_pool_size": "128M",
+    "log_bin": "binlog",
+    "binlog_format": "ROW",
+    "binlog_row_image": "FULL",
+    "binlog_row_metadata": "FULL",
+}
+KIND_SETTINGS: dict[Kind, dict[str, Setting]] = {
+    "mysql": {"mysqlx": False, "gtid_mode": True, "enforce_gtid_consistency": True},
+    "mariadb": {"log_slave_updates": True, "innodb_log_file_size": "64M"},
+}
+DURABLE: dict[str, Setting] = {"sync_binlog": 1, "innodb_flush_log_at_trx_commit": 1}
+# Commits reach the kernel, not the disk: a killed server loses nothing, only a machine without power would.
+RELAXED: dict[str, Setting] = {"sync_binlog": 0, "innodb_flush_log_at_trx_commit": 2}
+
+
+class ServerFailed(ReplicatorError):
+    """A throwaway server did not start, or ended by itself; the message ends with its log's last lines."""
+
+    code = "server_failed"
+
+
+def start_mysql(*, durable: bool = False, tls: Certificates | None = None, **settings: Setting) -> Server:
+    """Start a MySQL server: ready to be a GTID source (ROW, FULL images, FULL metadata) or a target.
+
+    ``settings`` are server variables with underscores (``gtid_mode=False`` also drops enforce_gtid_consistency unless that is
+    given). ``durable`` flushes at each commit. Without ``tls`` the server has certificates it made itself, good for `required`;
+    with it, `verify_ca` and `verify_identity` can be told apart. Raises MissingBinary, ServerFailed.
+    """
+    if settings.get("gtid_mode") in (False, "OFF", 0):
+        settings.setdefault("enforce_gtid_consistency", None)
+    return Server("mysql", durable=durable, tls=tls, settings=settings)
+
+
+def start_mariadb(*, durable: bool = False, tls: Certificates | None = None, **settings: Setting) -> Server:
+    """Start a MariaDB server, ready to be a source (ROW, FULL images, FULL metadata, domain 0).
+
+    As `start_mysql`; without ``tls`` this product offers no TLS at all. Raises MissingBinary, ServerFailed.
+    """
+    return Server("mariadb", durable=durable, tls=tls, settings=settings)
+
+
+class Server:
+    """One running server. Closing it (or leaving its ``with`` block) kills it and removes its files.
+
+    Attributes: ``kind``, ``version``, ``host``, ``port``, ``socket`` (path), ``datadir``, ``log`` (path of the error log),
+    ``user`` and ``password`` of the all-powerful account, ``pid``, ``settings`` as started with, and ``tls``.
+    """
+
+    host = "127.0.0.1"
+    user = "root"
+
+    def __init__(
+        self, kind: Kind, *, durable: bool, tls: Certificates | None, settings: dict[str, Setting]
+    ) -> None:
+        self.installation: Installation = binaries.find(kind)
+        self.kind: Kind = kind
+        self.version: Version = self.installation.version
+        self.tls = tls
+        self.settings = _resolve_settings(kind, durable, tls, settings)
+        template = _find_template(self.installation, self.settings)
+        self.password = (template / "password").read_text()
+        self._supervisor = _Connection(f"replicator-{kind}-")
+        self._close = weakref.finalize(self, self._supervisor.close)
+        self.directory = self._supervisor.directory
+        self.datadir = self.directory / "data"
+        self.socket = self.directory / "sock"
+        self.log = self.directory / "log"
+        self.pid = 0
+        self.port = 0
+        self._supervisor.ask(do="copy", **{"from": str(template / "data"), "to": str(self.datadir)})
+        self._start_on_free_port()
+
+    # --- life cycle -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the stopped or killed server again, on the same port and data; returns when it answers."""
+        self.pid = self._supervisor.ask(do="start", command=self._command(), log=str(self.log))["pid"]
+        self._wait_until_ready()
+
+    def stop(self) -> None:
+        """Shut down in order, as a service manager would."""
+        self._supervisor.ask(do="end", signal=int(signal.SIGTERM), seconds=STOP_SECONDS)
+
+    def kill(self) -> None:
+        """Kill with SIGKILL: what was not flushed is lost, and the next start recovers."""
+        self._supervisor.ask(do="end", signal=int(signal.SIGKILL), seconds=None)
+
+    def restart(self) -> None:
+        """Shut down in order and start again."""
+        self.stop()
+        self.start()
+
+    def is_running(self) -> bool:
+        return self._supervisor.ask(do="poll")["code"] is None
+
+    def close(self) -> None:
+        """Kill the server and remove its files; more than once does no harm."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- use --------------------------------------------------------------------------------------------------------
+
+    def connect(
+        self,
+        user: str | None = None,
+        password: str | None = None,
+        database: str | None = None,
+        **options: Any,
+    ) -> pymysql.Connection[Any]:
+        """Connect as the given account (default: root) with PyMySQL, through the socket; autocommit, utf8mb4.
+
+        ``options`` are PyMySQL's and win; ``unix_socket=None`` goes over TCP.
+        """
+        defaults: dict[str, Any] = {
+            "host": self.host,
+            "port": self.port,
+            "unix_socket": str(self.socket),
+            "user": self.user if user is None else user,
+            "password": self.password if user is None else (password or ""),
+            "database": database,
+            "autocommit": True,
+            "charset": "utf8mb4",
+            "ssl_disabled": not {"ssl", "ssl_ca", "ssl_verify_cert"} & options.keys(),
+        }
+        return pymysql.connect(**(defaults | options))
+
+    def execute(
+        self, sql: str | Sequence[str], args: Sequence[object] | None = None, *, database: str | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Run statements as root on a connection of their own and return the rows of the last one.
+
+        ``sql`` is one text with statements between semicolons, or a list of statements.
+        """
+        rows: list[tuple[Any, ...]] = []
+        with self.connect(database=database, client_flag=CLIENT.MULTI_STATEMENTS) as connection:
+            cursor = connection.cursor()
+            for text in [sql] if isinstance(sql, str) else sql:
+                cursor.execute(text, args)
+                rows = list(cursor.fetchall())
+                while cursor.nextset():
+                    rows = list(cursor.fetchall())
+        return rows
+
+    def client_command(self, program: str = "mysql", *arguments: str) -> list[str]:
+        """The command line of a client program (mysql, mysqldump, mysqlbinlog), logging in as root by a private file."""
+        options = self.directory / "client.cnf"
+        if not options.exists():
+            options.touch(mode=0o600)
+            options.write_text(
+                f"[client]\nuser={self.user}\npassword={self.password}\nsocket={self.socket}\n"
+            )
+        return [*self.installation.command(program), f"--defaults-file={options}", *arguments]
+
+    def load_file(self, path: Path, *, database: str | None = None) -> None:
+        """Feed an SQL file, DELIMITER lines included, to the client program; ServerFailed on the first error."""
+        command = self.client_command(
+            "mysql", "--default-character-set=utf8mb4", *([database] if database else [])
+        )
+        with path.open("rb") as file:
+            done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerFailed(f"{path}: {done.stderr.strip()}")
+
+    @property
+    def uuid(self) -> str:
+        """MySQL's server_uuid; MariaDB has none and names itself by server_id."""
+        return str(self.execute(f"SELECT @@{'server_uuid' if self.kind == 'mysql' else 'server_id'}")[0][0])
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of the error log."""
+        with contextlib.suppress(FileNotFoundError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    # --- inner parts ------------------------------------------------------------------------------------------------
+
+    def _start_on_free_port(self) -> None:
+        for _ in range(10):
+            self.port = _pick_port()
+            try:
+                return self.start()
+            except ServerFailed:
+                # Another process took the port between our look and the server's bind: the one failure that luck mends.
+                if "already in use" not in self.log_tail(50):
+                    self.close()
+                    raise
+            except BaseException:
+                self.close()
+                raise
+        self.close()
+        raise ServerFailed("no free port was found in ten attempts")
+
+    def _command(self) -> list[str]:
+        places = {
+            "datadir": self.datadir,
+            "port": self.port,
+            "socket": self.socket,
+            "pid_file": self.directory / "pid",
+        }
+        return _server_command(self.installation, self.settings | {k: str(v) for k, v in places.items()})
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self.connect().close()  # our own socket: certainly this server and no neighbour
+            except pymysql.err.OperationalError as error:
+                if not self.is_running() or time.monotonic() > deadline:
+                    reason = f"{self.kind} did not start ({error}):\n{self.log_tail()}"
+                    raise ServerFailed(reason, hint="the log's last lines say why") from error
+            time.sleep(0.02)
+
+
+class _Connection:
+    """Our end of the pipes to one supervisor process."""
+
+    def __init__(self, prefix: str) -> None:
+        command = [sys.executable, "-I", "-S", supervisor.__file__, str(os.getpid()), prefix]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self._lock = threading.Lock()
+        self.directory = Path(self._read()["directory"])
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ServerFailed("the supervisor of a throwaway server is gone")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End the supervisor, and with it the server and its directory; returns when all are gone."""
+        self._process.communicate()
+
+
+# --- settings and templates -----------------------------------------------------------------------------------------
+
+
+def _resolve_settings(
+    kind: Kind, durable: bool, tls: Certificates | None, settings: dict[str, Setting]
+) -> dict[str, Setting]:
+    resolved = COMMON_SETTINGS | KIND_SETTINGS[kind] | (DURABLE if durable else RELAXED)
+    resolved["server_id"] = random.randrange(1, 2**31)
+    if tls is not None:
+        resolved |= {"ssl_ca": str(tls.ca), "ssl_cert": str(tls.cert), "ssl_key": str(tls.key)}
+    if settings.get("log_bin", True) in (False, "OFF", 0):
+        # `--log-bin=OFF` would name the log files OFF.
+        settings = {name: value for name, value in settings.items() if name != "log_bin"}
+        resolved |= {"log_bin": None, "skip_log_bin": True, "log_slave_updates": None}
+    return resolved | settings
+
+
+def _server_command(installation: Installation, settings: dict[str, Setting]) -> list[str]:
+    program = binaries.PRODUCTS[installation.kind].program
+    basedir = installation.basedir / "usr" if installation.loader else installation.basedir
+    fixed: dict[str, Setting] = {
+        "basedir": str(basedir),
+        "lc_messages_dir": str(installation.share),
+        "plugin_dir": str(basedir / "lib/mysql/plugin"),
+    }
+    if os.geteuid() == 0:
+        fixed["user"] = "root"
+    options = [_build_option(name, value) for name, value in (fixed | settings).items() if value is not None]
+    return [*installation.command(program), "--no-defaults", *options]
+
+
+def _build_option(name: str, value: Setting) -> str:
+    if isinstance(value, bool):
+        value = "ON" if value else "OFF"
+    flag = "--" + name.replace("_", "-")
+    return flag if name.startswith("skip_") and value == "ON" else f"{flag}={value}"
+
+
+def _find_template(installation: Installation, settings: dict[str, Setting]) -> Path:
+    """The folder with an initialised ``data`` directory and the root ``password`` for it; made when missing."""
+    chosen = {name: settings[name] for name in INIT_SETTINGS if settings.get(name) is not None}
+    key = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+    version = ".".join(map(str, installation.version))
+    template = binaries.cache_folder() / "templates" / f"{installation.kind}-{version}-{key}"
+    if not template.exists():
+        template.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=template.parent, prefix=".new-") as name:
+            made = Path(name) / "template"
+            _initialise(installation, chosen, made)
+            with contextlib.suppress(OSError):  # another process was faster: its template is as good
+                made.rename(template)
+    return template
+
+
+def _initialise(installation: Installation, chosen: dict[str, Setting], folder: Path) -> None:
+    """Make a data directory with one account, root with a random password, from anywhere the server listens."""
+    folder.mkdir(mode=0o700)
+    password = secrets.token_urlsafe(16)
+    (folder / "password").write_text(password)
+    data = folder / "data"
+    command = _server_command(installation, {"datadir": str(data), **chosen})
+    if installation.kind == "mysql":
+        accounts = folder / "accounts.sql"
+        accounts.write_text(
+            f"ALTER USER root@localhost IDENTIFIED BY '{password}';\n"
+            f"CREATE USER root@'%' IDENTIFIED BY '{password}';\n"
+            "GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION;\n"
+        )
+        _run_initialisation([*command, "--initialize-insecure", f"--init-file={accounts}"], "")
+        accounts.unlink()
+        (data / "auto.cnf").unlink(missing_ok=True)  # each copy draws a server_uuid of its own
+    else:
+        data.mkdir(mode=0o700)
+        script = _build_mariadb_bootstrap(installation.share, password)
+        _run_initialisation([*command, "--bootstrap", "--skip-log-bin", "--innodb-log-file-size=64M"], script)
+
+
+def _build_mariadb_bootstrap(share: Path, password: str) -> str:
+    """What mariadb-install-db feeds the server: system tables, then our account in place of the default ones."""
+    names = ("system_tables", "performance_tables", "system_tables_data")
+    scripts = "\n".join((share / f"mysql_{name}.sql").read_text() for name in names)
+    # The scripts create root@localhost from these variables, as the product's own installer sets them.
+    variables = "SET @auth_root_socket = NULL, @skip_auth_anonymous = 1, @current_hostname = 'localhost';\n"
+    accounts = (
+        "DELETE FROM mysql.global_priv WHERE User IN ('root', '');\n"
+        "FLUSH PRIVILEGES;\n"
+        f"CREATE USER root@localhost IDENTIFIED BY '{password}';\n"
+        f"CREATE USER root@'%' IDENTIFIED BY '{password}';\n"
+        "GRANT ALL ON *.* TO root@localhost WITH GRANT OPTION;\n"
+        "GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION;\n"
+    )
+    return f"CREATE DATABASE mysql;\nUSE mysql;\n{variables}{scripts}\n{accounts}"
+
+
+def _run_initialisation(command: list[str], script: str) -> None:
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    if done.returncode:
+        log = "\n".join(done.stderr.splitlines()[-20:])
+        raise ServerFailed(f"the data directory cannot be initialised:\n{log}")
+
+
+def _pick_port() -> int:
+    """A port nobody listens on, below the range of outgoing connections: those could take it while a server restarts."""
+    limit = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    low = 10_000 if limit > 12_000 else 1024
+    while True:
+        port = random.randrange(low, max(limit, low + 1000))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((Server.host, port))
+            return port
+
+
+def remove_templates() -> None:
+    """Forget the initialised data directories; the next start makes them again."""
+    shutil.rmtree(binaries.cache_folder() / "templates", ignore_errors=True)
