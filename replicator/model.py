@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 
@@ -264,13 +264,13 @@ class Checkpoint:
     """What a commit stores beside its rows; there is no commit without one (I2, I3).
 
     ``skip`` counts the row changes of the transaction after ``position`` that are already applied (SEMANTICS §1.4).
-    ``tables`` moves positions of single tables (SEMANTICS §1.2, §2.1).
+    ``tables`` moves positions of single tables (SEMANTICS §1.2, §2.1); None: the table follows ``position`` from now on.
     """
 
     position: Position
     read_from: Position
     skip: int = 0
-    tables: tuple[tuple[TableName, Position], ...] = ()
+    tables: tuple[tuple[TableName, Position | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,4 +285,3 @@ class Batch:
     oldest_commit: int = 0  # commit time of the first transaction in it, µs, 0 when there is none
     newest_commit: int = 0
     spilled: bool = False
-    tables: frozenset[TableName] = field(default_factory=frozenset)
