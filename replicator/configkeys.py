@@ -1,0 +1,180 @@
+"""Every key of the pipeline file, once: reading, JSON Schema and reference page come from these tables.
+
+A ``later`` key or word is one of the design that this version does not know yet, and is refused by saying so.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from replicator.configkinds import (
+    Boolean,
+    Choice,
+    FilePath,
+    Integer,
+    Key,
+    Password,
+    Section,
+    TableMapping,
+    Word,
+)
+from replicator.tls import TlsMode
+
+DEFAULT_PORT = 3306
+MAX_NAME = 64
+
+
+class SourceType(enum.StrEnum):
+    MYSQL = "mysql"
+    MARIADB = "mariadb"
+
+
+class ExistingRows(enum.StrEnum):
+    """What a first load does with rows that a target table already holds (SEMANTICS §6.1)."""
+
+    REFUSE = "refuse"
+    MERGE = "merge"
+    REPLACE = "replace"
+
+
+_NAME = Word(
+    r"[^\x00-\x1f/\\.\U00010000-\U0010ffff]{0,63}[^\x00-\x20/\\.\U00010000-\U0010ffff]",
+    "a name of at most 64 characters without dot, slash or backslash",
+)
+_CREATE = Key("create", Boolean(), "Create the target table when it is missing.", default="true")
+_EXISTING_ROWS = Key(
+    "existing_rows",
+    Choice(tuple(ExistingRows)),
+    "What the first load does when the target table already holds rows: `refuse` stops and counts them, "
+    "`merge` keeps rows that the source lacks, `replace` removes them at the end of the load.",
+    default="refuse",
+)
+TLS_KEYS = (
+    Key(
+        "mode",
+        Choice(tuple(TlsMode)),
+        "MySQL's five words: `disabled`; `preferred` (encrypted when the server can, nothing verified); "
+        "`required` (encrypted, nothing verified); `verify_ca` (signed by `ca`); `verify_identity` (signed, "
+        "and `host` is a name in the certificate).",
+        default="`verify_identity` when `ca` is given, else `required` (target), `preferred` (source)",
+    ),
+    Key(
+        "ca",
+        FilePath(),
+        "PEM file of the authorities to trust. `verify_identity` without it trusts the system's.",
+    ),
+    Key("cert", FilePath(), "PEM file of the client certificate, where the server asks for one."),
+    Key("key", FilePath(), "PEM file of the client certificate's private key, without a passphrase."),
+)
+_HOST = Word(r"[A-Za-z0-9._:%-]{1,253}", "a host name or address alone, not a URL")
+
+
+def _endpoint_keys(type_kind: Choice, database: Key) -> tuple[Key, ...]:
+    return (
+        Key("type", type_kind, "The server's product.", is_required=True),
+        Key("host", _HOST, "Host name or address, resolved again at every connect.", is_required=True),
+        Key("port", Integer(1, 65535), "TCP port.", default=str(DEFAULT_PORT)),
+        Key(
+            "user",
+            Word(r"[^\x00]{1,80}", "an account name"),
+            "Account name.",
+            is_required=True,
+        ),
+        Key(
+            "password",
+            Password(),
+            "Use `${env:NAME}` or `${file:PATH}`; a literal works, with a warning.",
+            is_required=True,
+        ),
+        database,
+        Key("tls", Section(TLS_KEYS), "Encryption and its verification."),
+    )
+
+
+SOURCE_KEYS = _endpoint_keys(
+    Choice(tuple(SourceType), later=("postgres",)),
+    Key("database", _NAME, "Completes the names under `tables` that have no dot. Selects nothing by itself."),
+)
+TARGET_KEYS = _endpoint_keys(
+    Choice(("mysql",)), Key("database", _NAME, "The database to write to; it must exist.", is_required=True)
+)
+DEFAULTS_KEYS = (
+    Key(
+        "on_conflict",
+        Choice(("source_wins",)),
+        "The source's values overwrite the target's.",
+        default="source_wins",
+    ),
+    Key(
+        "schema_changes",
+        Choice(("pause",), later=("additive", "apply", "ignore")),
+        "A schema change at the source pauses its table.",
+        default="pause",
+    ),
+    Key(
+        "on_error",
+        Choice(("stop",), later=("pause_table", "quarantine")),
+        "A row that the target refuses ends the run; nothing is skipped.",
+        default="stop",
+    ),
+    _CREATE,
+    _EXISTING_ROWS,
+)
+TABLE_KEYS = (
+    Key(
+        "to",
+        Word(
+            r"[^\x00-\x1f/\\.]{1,256}",
+            "a table name without database; placeholders {schema} and {table}",
+        ),
+        "Name of the target table; may hold the placeholders `{schema}` and `{table}`.",
+        default="{table}",
+    ),
+    Key("skip", Boolean(), "Leave the matching tables out.", default="false"),
+    _CREATE,
+    _EXISTING_ROWS,
+)
+TABLE_LATER = (
+    "where",
+    "rename",
+    "exclude",
+    "include",
+    "columns",
+    "on_conflict",
+    "schema_changes",
+    "on_error",
+    "keyless",
+    "pause_limit",
+    "max_quarantined",
+    "unrepresentable",
+)
+TOP_KEYS = (
+    Key(
+        "pipeline",
+        Word(r"[a-z0-9][a-z0-9_-]{0,39}", "1 to 40 of a-z, 0-9, _ and -, beginning with a letter or digit"),
+        "Names the pipeline's checkpoint in the target database.",
+        is_required=True,
+    ),
+    Key("source", Section(SOURCE_KEYS), "Where changes are read.", is_required=True),
+    Key("target", Section(TARGET_KEYS, later=("compress",)), "Where they are applied.", is_required=True),
+    Key(
+        "defaults",
+        Section(
+            DEFAULTS_KEYS, later=("keyless", "pause_limit", "max_quarantined", "unrepresentable", "columns")
+        ),
+        "For all tables that do not say otherwise.",
+    ),
+    Key(
+        "tables",
+        TableMapping(
+            Section(
+                TABLE_KEYS,
+                later=TABLE_LATER,
+                is_nullable=True,
+            )
+        ),
+        "Which tables to mirror: names and globs, and options for each.",
+        is_required=True,
+    ),
+)
+TOP = Section(TOP_KEYS, later=("max_transaction_bytes",))
