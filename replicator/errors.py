@@ -97,10 +97,17 @@ class SnapshotLost(SourceError):
 
 
 class TargetError(ReplicatorError):
-    """The target refused something, and waiting will not help."""
+    """The target refused something, and waiting will not help.
+
+    ``errno`` and ``sqlstate`` are the server's (0 and "" where it said nothing); ``result_index`` is the 0-based place
+    of the refused statement in its packet.
+    """
 
     code = "target"
     exit_code = 5
+    errno: int = 0
+    sqlstate: str = ""
+    result_index: int = 0
 
 
 class TargetUnavailable(TargetError):
@@ -137,6 +144,18 @@ class DataError(TargetError):
     def __init__(self, message: str, *, table: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.table = table
+
+
+class DuplicateKey(DataError):
+    """Error 1062: a unique value is taken at the target. Under a fast plan the batch is planned again, carefully."""
+
+    code = "duplicate_key"
+
+
+class CheckRefused(TargetError):
+    """A check inside a packet failed (error 1242): a count or warning was not the one the source's history fixes."""
+
+    code = "check_refused"
 
 
 class SchemaMismatch(TargetError):
