@@ -1,8 +1,8 @@
 """How far an initial load has come: rows, bytes, rate and ETA beside the flow, pure, with the clock handed in.
 
-Row counts of a source are estimates, often stale. So what is left of a table is projected from the chunks already copied, the
-more of them there are the less the estimate counts; a figure never passes 100 %, never shows 100 % before the end, and
-never goes back.
+Row counts of a source are estimates, often stale. So what is left of a table is projected from the chunks that
+are copied, and the more of them there are the less the estimate counts; a figure never passes 100 %, never shows
+100 % before the end, and never goes back.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TableSummary(NamedTuple):
     rows_per_second: float
 
 
-class Snapshot(NamedTuple):
+class Figures(NamedTuple):
     """The load as a whole at one moment. ``eta_seconds`` is None while nobody can know."""
 
     rows: int
@@ -158,7 +158,7 @@ class Progress:
         with self._lock:
             self._tables[source].state = "error"
 
-    def observe(self, now: float) -> Snapshot:
+    def observe(self, now: float) -> Figures:
         """Everything at once, as of ``now``."""
         with self._lock:
             self._sample(now)
@@ -167,7 +167,7 @@ class Progress:
             left = 1.0 - last.fraction
             eta = left / pace if pace > 0 else None
             tables = self._tables.values()
-            return Snapshot(
+            return Figures(
                 rows=last.rows,
                 rows_expected=sum(table.rows_expected for table in tables),
                 bytes=last.bytes,
