@@ -1,9 +1,9 @@
-"""Bring the server binaries that throwaway servers run on; `make setup` calls it, `servers.py` finds what it brought.
+"""Bring the binaries of throwaway servers; `make setup` calls it, `servers.py` finds what it brought.
 
-MySQL comes from Debian unstable (the only Debian suite that has it) and MariaDB from Debian 12, each with the whole closure
-of its libraries, C library and loader included, unpacked into a private prefix under the user's cache. Nothing is installed,
-no privilege is needed, the system's own servers are never touched, and both products run the same on every machine. A server
-that the machine has is used only where unpacking is impossible.
+MySQL comes from Debian unstable (the only Debian suite that has it) and MariaDB from Debian 12, each with the
+whole closure of its libraries, C library and loader included, unpacked into a private prefix under the user's
+cache. Nothing is installed, no privilege is needed, the system's own servers are never touched, and both
+products run the same on every machine. A server that the machine has is used only where unpacking is impossible.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ PRODUCTS: dict[Kind, Product] = {
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """One product's programs: unpacked under ``basedir`` (with its own loader), or the machine's (``loader`` empty)."""
+    """One product's programs: unpacked under ``basedir``, or the machine's own (then ``loader`` is empty)."""
 
     kind: Kind
     version: Version
@@ -92,12 +92,12 @@ def cache_folder() -> Path:
 
 
 def find(kind: Kind) -> Installation:
-    """The product's programs on this machine: the unpacked ones, else the machine's own, else MissingBinary."""
+    """The product's programs here: the unpacked ones, else the machine's own, else MissingBinary."""
     product = PRODUCTS[kind]
     found = _find_unpacked(product) or _find_installed(product)
     if found is None:
         raise MissingBinary(
-            f"no {product.title} server (>= {_dotted(product.minimum)}) is on this machine for throwaway servers",
+            f"throwaway servers need {product.title} >= {_dotted(product.minimum)}, and this machine has none",
             hint="run `make setup` in the project's checkout",
         )
     return found
@@ -134,7 +134,7 @@ def _find_unpacked(product: Product) -> Installation | None:
 
 
 def _loader(prefix: Path) -> tuple[str, ...]:
-    """The prefix's own dynamic loader with its library path: the unpacked C library is newer than the machine's."""
+    """The prefix's own dynamic loader and library path: its C library is not the machine's."""
     folders = [path for top in ("usr/lib", "lib") for path in sorted((prefix / top).glob("*-linux-gnu*"))]
     loaders = [path for folder in folders for path in sorted(folder.glob("ld-linux*.so.*"))]
     if not loaders:
@@ -163,7 +163,7 @@ def _dotted(version: Version) -> str:
     return ".".join(map(str, version))
 
 
-# --- unpacking ------------------------------------------------------------------------------------------------------
+# --- unpacking ------------------------------------------------------------------------------------
 
 
 def _unpack(product: Product) -> Installation:
@@ -206,13 +206,13 @@ def _impossible(product: Product, reason: str) -> MissingBinary:
     return MissingBinary(
         f"{product.title} cannot be unpacked: {reason}",
         hint=f"install {product.title} >= {_dotted(product.minimum)} so that `{product.program}` is in PATH "
-        f"(Fedora: dnf install {product.kind}-server; Debian, Ubuntu: apt-get install {product.kind}-server), "
+        f"(Debian, Ubuntu: apt-get install {product.kind}-server; Fedora: dnf install {product.kind}-server), "
         "or run `make setup` on Debian or Ubuntu with network access, then again here",
     )
 
 
 def _mirror() -> str:
-    """The Debian mirror of the machine's own package sources, so that a company's mirror and its proxy are used."""
+    """The Debian mirror that the machine's own package sources name: a company may allow no other."""
     if os.environ.get("REPLICATOR_DEBIAN_MIRROR"):
         return os.environ["REPLICATOR_DEBIAN_MIRROR"]
     etc = Path("/etc/apt")

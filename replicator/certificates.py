@@ -1,4 +1,4 @@
-"""Certificates for throwaway servers: an authority of our own and a server certificate for the names asked for."""
+"""Certificates for throwaway servers: an authority of our own and a certificate for the hosts asked for."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Throwaway MySQL and MariaDB servers on free ports in temporary directories, for the demo, the tests and the benchmarks.
+"""Throwaway MySQL and MariaDB servers in temporary directories, for the demo, the tests and the benchmarks.
 
     with start_mysql() as target, start_mariadb(server_id=7) as source:
         source.execute("CREATE DATABASE shop; CREATE TABLE shop.t (id INT PRIMARY KEY)")
         with source.connect(user="app", password="x", database="shop") as connection: ...
 
-A server starts in about a second from a data directory that was initialised once and is copied. It listens on 127.0.0.1 only
-and belongs to the process that started it: however that process ends, `supervisor.py` kills the server and removes its files.
+A server starts in about a second from a data directory that was initialised once and is copied. It listens on a
+free port of 127.0.0.1 only and belongs to the process that started it: however that process ends,
+`supervisor.py` kills the server and removes its files.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import os
 import random
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -71,14 +71,15 @@ class ServerFailed(ReplicatorError):
     """A throwaway server did not start, or ended by itself; the message ends with its log's last lines."""
 
     code = "server_failed"
+    exit_code = 3
 
 
 def start_mysql(*, durable: bool = False, tls: Certificates | None = None, **settings: Setting) -> Server:
     """Start a MySQL server: ready to be a GTID source (ROW, FULL images, FULL metadata) or a target.
 
-    ``settings`` are server variables with underscores (``gtid_mode=False`` also drops enforce_gtid_consistency unless that is
-    given). ``durable`` flushes at each commit. Without ``tls`` the server has certificates it made itself, good for `required`;
-    with it, `verify_ca` and `verify_identity` can be told apart. Raises MissingBinary, ServerFailed.
+    ``settings`` are server variables, written with underscores. ``durable`` flushes at each commit. Without
+    ``tls`` the server has certificates it made itself, good for `required`; with it, `verify_ca` and
+    `verify_identity` can be told apart. Raises MissingBinary, ServerFailed.
     """
     if settings.get("gtid_mode") in (False, "OFF", 0):
         settings.setdefault("enforce_gtid_consistency", None)
@@ -96,8 +97,9 @@ def start_mariadb(*, durable: bool = False, tls: Certificates | None = None, **s
 class Server:
     """One running server. Closing it (or leaving its ``with`` block) kills it and removes its files.
 
-    Attributes: ``kind``, ``version``, ``host``, ``port``, ``socket`` (path), ``datadir``, ``log`` (path of the error log),
-    ``user`` and ``password`` of the all-powerful account, ``pid``, ``settings`` as started with, and ``tls``.
+    Attributes: ``kind``, ``version``, ``host``, ``port``, ``socket`` (path), ``datadir``, ``log`` (path of the
+    error log), ``user`` and ``password`` of the all-powerful account, ``pid``, ``settings`` (change them, then
+    restart), and ``tls``.
     """
 
     host = "127.0.0.1"
@@ -124,7 +126,7 @@ class Server:
         self._supervisor.ask(do="copy", **{"from": str(template / "data"), "to": str(self.datadir)})
         self._start_on_free_port()
 
-    # --- life cycle -------------------------------------------------------------------------------------------------
+    # --- life cycle -------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the stopped or killed server again, on the same port and data; returns when it answers."""
@@ -159,7 +161,7 @@ class Server:
     ) -> None:
         self.close()
 
-    # --- use --------------------------------------------------------------------------------------------------------
+    # --- use --------------------------------------------------------------------------------------
 
     def connect(
         self,
@@ -203,7 +205,7 @@ class Server:
         return rows
 
     def client_command(self, program: str = "mysql", *arguments: str) -> list[str]:
-        """The command line of a client program (mysql, mysqldump, mysqlbinlog), logging in as root by a private file."""
+        """The command line of a client program (mysql, mysqldump, mysqlbinlog), logging in as root."""
         options = self.directory / "client.cnf"
         if not options.exists():
             options.touch(mode=0o600)
@@ -213,7 +215,7 @@ class Server:
         return [*self.installation.command(program), f"--defaults-file={options}", *arguments]
 
     def load_file(self, path: Path, *, database: str | None = None) -> None:
-        """Feed an SQL file, DELIMITER lines included, to the client program; ServerFailed on the first error."""
+        """Feed an SQL file, DELIMITER lines included, to the client program; ServerFailed at an error."""
         command = self.client_command(
             "mysql", "--default-character-set=utf8mb4", *([database] if database else [])
         )
@@ -233,7 +235,7 @@ class Server:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return ""
 
-    # --- inner parts ------------------------------------------------------------------------------------------------
+    # --- inner parts ------------------------------------------------------------------------------
 
     def _start_on_free_port(self) -> None:
         for _ in range(10):
@@ -241,7 +243,7 @@ class Server:
             try:
                 return self.start()
             except ServerFailed:
-                # Another process took the port between our look and the server's bind: the one failure that luck mends.
+                # Another process took the port between our look and the server's bind: only that luck mends.
                 if "already in use" not in self.log_tail(50):
                     self.close()
                     raise
@@ -264,7 +266,8 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                return self.connect().close()  # our own socket: certainly this server and no neighbour
+                self.connect().close()  # by its own socket: certainly this server and no neighbour
+                return
             except pymysql.err.OperationalError as error:
                 if not self.is_running() or time.monotonic() > deadline:
                     reason = f"{self.kind} did not start ({error}):\n{self.log_tail()}"
@@ -281,13 +284,15 @@ class _Connection:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         self._lock = threading.Lock()
+        self._owner = os.getpid()
         self.directory = Path(self._read()["directory"])
 
     def ask(self, **command: Any) -> dict[str, Any]:
         assert self._process.stdin is not None
         with self._lock:
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # _read() says so
+                self._process.stdin.write(json.dumps(command).encode() + b"\n")
+                self._process.stdin.flush()
             return self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -299,11 +304,15 @@ class _Connection:
         return answer
 
     def close(self) -> None:
-        """End the supervisor, and with it the server and its directory; returns when all are gone."""
-        self._process.communicate()
+        """End the supervisor, and with it the server and its directory; returns when all are gone.
+
+        A forked copy of the owner that ends leaves them alone.
+        """
+        if os.getpid() == self._owner:
+            self._process.communicate()
 
 
-# --- settings and templates -----------------------------------------------------------------------------------------
+# --- settings and templates -----------------------------------------------------------------------
 
 
 def _resolve_settings(
@@ -342,7 +351,7 @@ def _build_option(name: str, value: Setting) -> str:
 
 
 def _find_template(installation: Installation, settings: dict[str, Setting]) -> Path:
-    """The folder with an initialised ``data`` directory and the root ``password`` for it; made when missing."""
+    """The folder with an initialised ``data`` directory and root's ``password`` for it; made when missing."""
     chosen = {name: settings[name] for name in INIT_SETTINGS if settings.get(name) is not None}
     key = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
     version = ".".join(map(str, installation.version))
@@ -358,7 +367,7 @@ def _find_template(installation: Installation, settings: dict[str, Setting]) -> 
 
 
 def _initialise(installation: Installation, chosen: dict[str, Setting], folder: Path) -> None:
-    """Make a data directory with one account, root with a random password, from anywhere the server listens."""
+    """Make a data directory with one account: root, with a random password, over socket and TCP alike."""
     folder.mkdir(mode=0o700)
     password = secrets.token_urlsafe(16)
     (folder / "password").write_text(password)
@@ -381,7 +390,7 @@ def _initialise(installation: Installation, chosen: dict[str, Setting], folder: 
 
 
 def _build_mariadb_bootstrap(share: Path, password: str) -> str:
-    """What mariadb-install-db feeds the server: system tables, then our account in place of the default ones."""
+    """What mariadb-install-db feeds the server: the system tables; then our account in place of its own."""
     names = ("system_tables", "performance_tables", "system_tables_data")
     scripts = "\n".join((share / f"mysql_{name}.sql").read_text() for name in names)
     # The scripts create root@localhost from these variables, as the product's own installer sets them.
@@ -405,7 +414,7 @@ def _run_initialisation(command: list[str], script: str) -> None:
 
 
 def _pick_port() -> int:
-    """A port nobody listens on, below the range of outgoing connections: those could take it while a server restarts."""
+    """A port nobody listens on, below those of outgoing connections: one could take it during a restart."""
     limit = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     low = 10_000 if limit > 12_000 else 1024
     while True:
@@ -413,8 +422,3 @@ def _pick_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((Server.host, port))
             return port
-
-
-def remove_templates() -> None:
-    """Forget the initialised data directories; the next start makes them again."""
-    shutil.rmtree(binaries.cache_folder() / "templates", ignore_errors=True)

@@ -1,9 +1,10 @@
-"""The process that owns one throwaway server and its directory, and outlives its parent just long enough to remove both.
+"""The process that owns one throwaway server and its directory, and outlives its parent to remove both.
 
-`servers.py` starts this file as a script, before there is anything to clean up. Commands come as JSON lines on standard input
-and are answered one line each on standard output. When the input ends or the parent is gone, by whatever death, the server is
-killed and the directory removed. The server in turn dies with this process (PR_SET_PDEATHSIG), which has one thread, so that
-the signal means what it says. It stands in a session of its own: Ctrl-C does not reach it.
+`servers.py` starts this file as a script, before there is anything to clean up. Commands come as JSON lines on
+standard input and are answered one line each on standard output. When the input ends or the parent is gone, by
+whatever death, the server is killed and the directory removed. The server in turn dies with this process
+(PR_SET_PDEATHSIG, which follows the thread that forked: there is only one here). It stands in a session of its
+own: Ctrl-C does not reach it.
 """
 
 from __future__ import annotations

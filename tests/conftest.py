@@ -1,0 +1,78 @@
+"""Shared fixtures: servers that start when first asked for and serve the whole run; accounts of each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.servers import Server, start_mariadb, start_mysql
+from tests.accounts import Account, make_source_account, make_target_account, pick_name
+
+
+@pytest.fixture(scope="session")
+def mysql_target() -> Iterator[Server]:
+    with start_mysql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mysql_source() -> Iterator[Server]:
+    with start_mysql() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_source() -> Iterator[Server]:
+    with start_mariadb() as server:
+        yield server
+
+
+@pytest.fixture(params=["mysql", "mariadb"])
+def source_server(request: pytest.FixtureRequest) -> Server:
+    """Each source product in turn; a test that takes it runs once for each."""
+    server: Server = request.getfixturevalue(f"{request.param}_source")
+    return server
+
+
+@pytest.fixture
+def target_account(mysql_target: Server) -> Iterator[Account]:
+    """The ordinary account of a managed target (SEMANTICS §8) on a database of this test's own."""
+    with make_target_account(mysql_target) as account:
+        yield account
+
+
+@pytest.fixture
+def source_account(source_server: Server) -> Iterator[Account]:
+    """The least-privileged reader of each source product, on a database of this test's own."""
+    with make_source_account(source_server) as account:
+        yield account
+
+
+@pytest.fixture
+def mysql_source_account(mysql_source: Server) -> Iterator[Account]:
+    with make_source_account(mysql_source) as account:
+        yield account
+
+
+@pytest.fixture
+def mariadb_source_account(mariadb_source: Server) -> Iterator[Account]:
+    with make_source_account(mariadb_source) as account:
+        yield account
+
+
+@pytest.fixture
+def database_name() -> str:
+    """A name no other test uses; the test creates and drops the database itself."""
+    return pick_name()
+
+
+@pytest.fixture(scope="session")
+def fixtures_dir() -> Path:
+    """The folder of sample data, which is no part of the project; without it the test is skipped."""
+    path = Path(os.environ.get("REPLICATOR_FIXTURES", ""))
+    if not os.environ.get("REPLICATOR_FIXTURES") or not path.is_dir():
+        pytest.skip("REPLICATOR_FIXTURES names no folder of sample data")
+    return path
