@@ -105,7 +105,9 @@ ROWS_NO_FOREIGN_KEY_CHECKS_F: Final = 0x0002
 CHECKSUM_NONE: Final = 0
 CHECKSUM_CRC32: Final = 1
 
-DUMMY_TABLE_IDS: Final = frozenset({b"\xff\xff\xff\xff\xff\xff", b"\xff\xff\xff\xff\x00\x00", b"\xff\xff\xff\x00\x00\x00"})
+DUMMY_TABLE_IDS: Final = frozenset(
+    {b"\xff\xff\xff\xff\xff\xff", b"\xff\xff\xff\xff\x00\x00", b"\xff\xff\xff\x00\x00\x00"}
+)
 
 
 class EventHeader(NamedTuple):
@@ -263,61 +265,423 @@ class RowsHeader(NamedTuple):
     rows_end: int
 
 
-class TableName(NamedTuple):
-    """The cheap part of a TABLE_MAP: all that is ever parsed for a table nobody selected."""
-
-    table_id: bytes  # the 6 bytes as they stand, the key by which a rows event (buffer[start:start+6]) finds its map
-    schema: str
-    table: str
-    columns_start: int  # offset of the column count
-
-
-class ColumnMap(NamedTuple):
-    """One column of a TABLE_MAP. ``type`` is the real type (ENUM, SET told from STRING); see rowcodec for ``meta``."""
-
-    type: int
-    meta: int
-    nullable: bool
-    unsigned: bool = False
-    charset: int | None = None  # collation id of character, ENUM and SET columns
-    name: bytes | None = None  # utf8; None without binlog_row_metadata=FULL
-    labels: tuple[bytes, ...] = ()
-    geometry_type: int | None = None
-    visible: bool = True
-    dimension: int | None = None  # VECTOR's, when sent
-
-
-class TableMap(NamedTuple):
-    table_id: int
-    flags: int
-    schema: str
-    table: str
-    columns: tuple[ColumnMap, ...]
-    primary_key: tuple[tuple[int, int], ...] = ()  # (column ordinal, prefix length or 0)
-
-    @property
-    def has_names(self) -> bool:
-        """Whether the log carries full row metadata."""
-        return bool(self.columns) and all(column.name is not None for column in self.columns)
-
-
 def verify_checksum(buffer: bytes, offset: int, event_size: int) -> bool:
     """Whether the CRC32 at the end of the event at ``offset`` (its header's) is right. Copies the event once."""
     end = offset + event_size - CHECKSUM_SIZE
     return zlib.crc32(memoryview(buffer)[offset:end]) == int.from_bytes(buffer[end : end + 4], "little")
 
 
-# parse_format_description(buffer, start, end) -> FormatDescription   (end NOT stripped: it always carries 4 bytes)
-# parse_rotate(buffer, start, end) -> Rotate
-# parse_query(buffer, start, end) -> Query;  parse_query_compressed(...) -> Query
-# parse_gtid(...) -> Gtid (33, 34);  parse_gtid_tagged(...) -> Gtid (42)
-# parse_mariadb_gtid(...) -> MariadbGtid;  parse_mariadb_gtid_list(...) -> tuple[MariadbGtidPosition, ...]
-# parse_xid(...) -> int
-# parse_previous_gtids(...) -> tuple[GtidInterval, ...]
-# parse_heartbeat(type, ...) -> Heartbeat
-# parse_xa_prepare(...) -> XaPrepare
-# parse_rows_query(...) -> bytes;  parse_annotate_rows(...) -> bytes
-# parse_incident(...) -> Incident
-# read_payload(...) -> Iterator[bytes]: buffers of whole inner events (no checksums), each about 1 MiB or one event
-# parse_table_name(...) -> TableName;  parse_table_map(...) -> TableMap
-# parse_rows_header(type, ...) -> RowsHeader (cold; Decoder.decode does this itself)
+# --- parsers -----------------------------------------------------------------------------------------------------------
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_ROTATE: Final = struct.Struct("<Q")
+_FORMAT: Final = struct.Struct("<H50sIB")
+_QUERY: Final = struct.Struct("<IIBHH")
+_GTID: Final = struct.Struct("<B16sqBqq")
+_MARIADB_GTID: Final = struct.Struct("<QIB")
+_MARIADB_GTID_POSITION: Final = struct.Struct("<IIQ")
+_INTERVAL: Final = struct.Struct("<qq")
+_XA_PREPARE: Final = struct.Struct("<BIII")
+
+
+def _checked(parse: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn what bytes that are not the event's format raise into UnsupportedEvent (I7)."""
+
+    @wraps(parse)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return parse(*args, **kwargs)
+        except (struct.error, IndexError, ValueError, zlib.error, zstandard.ZstdError) as error:
+            what = parse.__name__.removeprefix("parse_").replace("_", " ")
+            raise UnsupportedEvent(
+                f"a {what} event of the source's log does not parse: {error}",
+                hint="Check the log with mysqlbinlog; if it reads well there, report this event type and server version.",
+            ) from error
+
+    return checked
+
+
+def read_lenenc(buffer: bytes, at: int) -> tuple[int, int]:
+    """The length-encoded integer at ``at`` and the offset after it. Raises IndexError beyond the buffer."""
+    first = buffer[at]
+    if first < 251:
+        return first, at + 1
+    size = {252: 2, 253: 3, 254: 8}[first]
+    return int.from_bytes(buffer[at + 1 : at + 1 + size], "little"), at + 1 + size
+
+
+def _take(buffer: bytes, at: int, size: int, end: int) -> bytes:
+    """``buffer[at:at+size]``, which must lie before ``end``."""
+    if size < 0 or at + size > end:
+        raise ValueError(f"{size} bytes wanted, {end - at} left")
+    return buffer[at : at + size]
+
+
+@_checked
+def parse_format_description(buffer: bytes, start: int, end: int) -> FormatDescription:
+    """``end`` is the event's real end: this event alone always carries the checksum's four bytes."""
+    version, server, created, header_size = _FORMAT.unpack_from(buffer, start)
+    if header_size != HEADER_SIZE or version != 4:
+        raise ValueError(f"binlog version {version} with headers of {header_size} bytes")
+    algorithm = buffer[end - CHECKSUM_SIZE - 1]
+    if algorithm not in (CHECKSUM_NONE, CHECKSUM_CRC32):
+        raise ValueError(f"checksum algorithm {algorithm}")
+    return FormatDescription(version, server.rstrip(b"\0").decode("ascii"), created, header_size, algorithm)
+
+
+@_checked
+def parse_rotate(buffer: bytes, start: int, end: int) -> Rotate:
+    (position,) = _ROTATE.unpack_from(buffer, start)
+    return Rotate(buffer[start + 8 : end].decode(), position)
+
+
+@_checked
+def parse_query(buffer: bytes, start: int, end: int) -> Query:
+    return _parse_query(buffer, start, end, compressed=False)
+
+
+@_checked
+def parse_query_compressed(buffer: bytes, start: int, end: int) -> Query:
+    """MariaDB's QUERY_COMPRESSED (log_bin_compress)."""
+    return _parse_query(buffer, start, end, compressed=True)
+
+
+def _parse_query(buffer: bytes, start: int, end: int, *, compressed: bool) -> Query:
+    thread, seconds, schema_size, error, status_size = _QUERY.unpack_from(buffer, start)
+    status = start + _QUERY.size
+    schema_at = status + status_size
+    schema = _take(buffer, schema_at, schema_size, end)
+    statement = _take(buffer, schema_at + schema_size + 1, end - (schema_at + schema_size + 1), end)
+    if compressed:
+        statement = inflate(statement)
+    variables = _parse_status_variables(buffer, status, schema_at)
+    return Query(
+        thread,
+        seconds,
+        error,
+        schema,
+        statement,
+        flags2=variables.get(0),
+        sql_mode=variables.get(1),
+        charset=variables.get(4),
+        time_zone=_time_zone(buffer, variables.get(5)),
+        microseconds=variables.get(13, 0),
+    )
+
+
+def _time_zone(buffer: bytes, at: int | None) -> str | None:
+    return None if at is None else buffer[at + 1 : at + 1 + buffer[at]].decode()
+
+
+# Sizes of the status variables with a fixed size, by code, and how many bytes of each are its number.
+_STATUS_SIZES: Final = {
+    **{0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4, 13: 3, 16: 1, 17: 8, 18: 2, 19: 1, 20: 1},
+    **{128: 3, 129: 8},
+}
+_STATUS_NUMBERS: Final = {4: 2}
+
+
+def _parse_status_variables(buffer: bytes, at: int, end: int) -> dict[int, int]:
+    """Numbers by code; of the time zone (5) the offset. Stops, like the servers do, at the first code it cannot size."""
+    found: dict[int, int] = {}
+    while at < end:
+        code = buffer[at]
+        at += 1
+        if code in _STATUS_SIZES:
+            size = _STATUS_SIZES[code]
+            found[code] = int.from_bytes(buffer[at : at + _STATUS_NUMBERS.get(code, size)], "little")
+        elif code in (2, 5, 6):
+            found[code] = at
+            size = 1 + buffer[at] + (code == 2)
+        elif code == 11:
+            size = 1 + buffer[at]
+            size += 1 + buffer[at + size]
+        elif code == 12:
+            size = _updated_schemas_size(buffer, at, end)
+        else:
+            break
+        at += size
+    return found
+
+
+def _updated_schemas_size(buffer: bytes, at: int, end: int) -> int:
+    count = buffer[at]
+    position = at + 1
+    for _ in range(0 if count == 254 else count):  # 254: too many to list
+        position = buffer.index(b"\0", position, end) + 1
+    return position - at
+
+
+@_checked
+def parse_gtid(buffer: bytes, start: int, end: int) -> Gtid:
+    """GTID and ANONYMOUS_GTID of MySQL 8.0 and later."""
+    flags, sid, gno, _clock, last_committed, sequence = _GTID.unpack_from(buffer, start)
+    at = start + _GTID.size
+    commit_time = int.from_bytes(_take(buffer, at, 7, end), "little")
+    at += 7
+    if commit_time >> 55:  # the original commit's time follows when it differs
+        commit_time &= (1 << 55) - 1
+        at += 7
+    length = read_lenenc(buffer, at)[0] if at < end else 0
+    return Gtid(sid, gno, commit_time, last_committed, sequence, length, flags)
+
+
+def _read_varint(buffer: bytes, at: int) -> tuple[int, int]:
+    """MySQL's serialization library: the count of trailing one bits in the first byte is that of further bytes."""
+    first = buffer[at]
+    more = 0
+    while first >> more & 1:
+        more += 1
+    raw = int.from_bytes(buffer[at : at + more + 1], "little")
+    return raw >> (more + 1 if more < 8 else 8), at + more + 1
+
+
+def _read_signed_varint(buffer: bytes, at: int) -> tuple[int, int]:
+    raw, at = _read_varint(buffer, at)
+    return (-(raw + 1 >> 1) if raw & 1 else raw >> 1), at
+
+
+@_checked
+def parse_gtid_tagged(buffer: bytes, start: int, end: int) -> Gtid:
+    """GTID_TAGGED: a message of numbered fields. Source: mysql/serialization's documented format."""
+    version, at = _read_varint(buffer, start)
+    _size, at = _read_varint(buffer, at)
+    _last_needed, at = _read_varint(buffer, at)
+    if version != 0 and version != 1:
+        raise ValueError(f"serialization version {version}")
+    fields: dict[int, int] = {}
+    sid, tag = b"", ""
+    while at < end:
+        field, at = _read_varint(buffer, at)
+        if field == 1:
+            sid, at = _read_tagged_sid(buffer, at)
+        elif field == 3:
+            size, at = _read_varint(buffer, at)
+            tag = _take(buffer, at, size, end).decode("ascii")
+            at += size
+        elif field in (2, 4, 5):
+            fields[field], at = _read_signed_varint(buffer, at)
+        else:
+            fields[field], at = _read_varint(buffer, at)
+    return Gtid(sid, fields[2], fields[6], fields[4], fields[5], fields.get(8, 0), fields.get(0, 0), tag)
+
+
+def _read_tagged_sid(buffer: bytes, at: int) -> tuple[bytes, int]:
+    out = bytearray()
+    for _ in range(16):
+        byte, at = _read_varint(buffer, at)
+        out.append(byte)
+    return bytes(out), at
+
+
+@_checked
+def parse_mariadb_gtid(buffer: bytes, start: int, end: int) -> MariadbGtid:
+    sequence, domain, flags = _MARIADB_GTID.unpack_from(buffer, start)
+    if not flags & 0xC2 and end - start == 19:
+        return MariadbGtid(domain, sequence, flags, None, buffer[start + 13])
+    at = start + 13 + (8 if flags & 2 else 0)  # FL_GROUP_COMMIT_ID
+    xid = None
+    if flags & 0xC0:
+        (format_id,) = struct.unpack_from("<i", buffer, at)
+        gtrid, bqual = buffer[at + 4], buffer[at + 5]
+        name = _take(buffer, at + 6, gtrid + bqual, end)
+        xid = Xid(format_id, name[:gtrid], name[gtrid:])
+        at += 6 + gtrid + bqual
+    extra = buffer[at] if at < end else 0
+    alter_at = at + 1 + (extra & 1)
+    alter = int.from_bytes(buffer[alter_at : alter_at + 8], "little") if extra & 12 else 0
+    return MariadbGtid(domain, sequence, flags, xid, extra, alter)
+
+
+@_checked
+def parse_mariadb_gtid_list(buffer: bytes, start: int, end: int) -> tuple[MariadbGtidPosition, ...]:
+    """The last GTID of each (domain, server) in the files before this one; the newest of a domain comes last."""
+    count = int.from_bytes(_take(buffer, start, 4, end), "little") & 0x0FFFFFFF
+    positions = (_MARIADB_GTID_POSITION.unpack_from(buffer, start + 4 + 16 * i) for i in range(count))
+    return tuple(MariadbGtidPosition(domain, server, sequence) for domain, server, sequence in positions)
+
+
+@_checked
+def parse_xid(buffer: bytes, start: int, end: int) -> int:
+    return int.from_bytes(_take(buffer, start, 8, end), "little")
+
+
+@_checked
+def parse_previous_gtids(buffer: bytes, start: int, end: int) -> tuple[GtidInterval, ...]:
+    """MySQL's encoded GTID set; since 8.3 perhaps with tags (the format is in the count's top byte)."""
+    count = int.from_bytes(_take(buffer, start, 8, end), "little")
+    tagged = count >> 56 == 1
+    count = count >> 8 & 0xFFFFFFFFFFFF if tagged else count
+    at = start + 8
+    found: list[GtidInterval] = []
+    for _ in range(count):
+        sid = _take(buffer, at, 16, end)
+        at += 16
+        tag = ""
+        if tagged:
+            size, at = _read_varint(buffer, at)
+            tag = _take(buffer, at, size, end).decode("ascii")
+            at += size
+        intervals = int.from_bytes(_take(buffer, at, 8, end), "little")
+        at += 8
+        for i in range(intervals):
+            first, after = _INTERVAL.unpack_from(buffer, at + 16 * i)
+            found.append(GtidInterval(sid, tag, first, after - 1))
+        at += 16 * intervals
+    return tuple(found)
+
+
+@_checked
+def parse_heartbeat(event_type: int, buffer: bytes, start: int, end: int) -> Heartbeat:
+    if event_type == HEARTBEAT:
+        return Heartbeat(buffer[start:end].decode(), None)
+    file, position, at = "", None, start
+    while at < end and buffer[at] != 0:
+        kind = buffer[at]
+        size, at = read_lenenc(buffer, at + 1)
+        value = _take(buffer, at, size, end)
+        at += size
+        if kind == 1:
+            file = value.decode()
+        elif kind == 2:
+            position = read_lenenc(value, 0)[0]
+    return Heartbeat(file, position)
+
+
+@_checked
+def parse_xa_prepare(buffer: bytes, start: int, end: int) -> XaPrepare:
+    one_phase, format_id, gtrid, bqual = _XA_PREPARE.unpack_from(buffer, start)
+    name = _take(buffer, start + _XA_PREPARE.size, gtrid + bqual, end)
+    return XaPrepare(Xid(format_id, name[:gtrid], name[gtrid:]), bool(one_phase))
+
+
+def parse_rows_query(buffer: bytes, start: int, end: int) -> bytes:
+    """The statement behind the rows that follow (its first byte is a length nobody may trust)."""
+    return buffer[start + 1 : end]
+
+
+def parse_annotate_rows(buffer: bytes, start: int, end: int) -> bytes:
+    """MariaDB's ROWS_QUERY."""
+    return buffer[start:end]
+
+
+@_checked
+def parse_incident(buffer: bytes, start: int, end: int) -> Incident:
+    number = int.from_bytes(_take(buffer, start, 2, end), "little")
+    size = buffer[start + 2] if start + 2 < end else 0
+    return Incident(number, buffer[start + 3 : start + 3 + size].decode(errors="replace"))
+
+
+@_checked
+def parse_rows_header(event_type: int, buffer: bytes, start: int, end: int) -> RowsHeader:
+    """Any rows event: v1 and v2 with extra data (partitions, NDB), compressed or not."""
+    table_id = int.from_bytes(_take(buffer, start, 6, end), "little")
+    flags = int.from_bytes(_take(buffer, start + 6, 2, end), "little")
+    at = start + 8
+    if event_type in ROWS_V2_TYPES:
+        at += int.from_bytes(_take(buffer, at, 2, end), "little")  # counts its own two bytes
+    columns, at = read_lenenc(buffer, at)
+    width = (columns + 7) // 8
+    before = _take(buffer, at, width, end)
+    at += width
+    after = b""
+    if event_type in UPDATE_TYPES or event_type == PARTIAL_UPDATE_ROWS:
+        after = _take(buffer, at, width, end)
+        at += width
+    if event_type in COMPRESSED_ROWS_TYPES:
+        rows = inflate(buffer[at:end])
+        return RowsHeader(table_id, flags, columns, before, after, rows, 0, len(rows))
+    return RowsHeader(table_id, flags, columns, before, after, buffer, at, end)
+
+
+def inflate(data: bytes) -> bytes:
+    """MariaDB's compressed piece of an event: 0x80 | algorithm << 4 | n, n bytes of big-endian length, zlib data."""
+    if not data or data[0] & 0xF0 != 0x80:
+        raise ValueError("not compressed with zlib")
+    start = 1 + (data[0] & 7)
+    size = int.from_bytes(data[1:start], "big")
+    out = zlib.decompress(data[start:], bufsize=max(size, 1))
+    if len(out) != size:
+        raise ValueError(f"inflates to {len(out)} bytes, not {size}")
+    return out
+
+
+# --- compressed transactions -------------------------------------------------------------------------------------------
+
+_PAYLOAD_BLOCK: Final = 1 << 20
+
+
+def read_payload(buffer: bytes, start: int, end: int) -> Iterator[bytes]:
+    """The inner events of a TRANSACTION_PAYLOAD in order, as buffers of whole events without checksums.
+
+    Each buffer is about 1 MiB, or one larger event: memory stays bounded by the largest event, not the transaction (I9).
+    """
+    try:
+        algorithm, at = _parse_payload_header(buffer, start, end)
+        blocks = _unpack_blocks(algorithm, buffer, at, end)
+        yield from _cut_events(blocks)
+    except (struct.error, IndexError, ValueError, KeyError, zstandard.ZstdError) as error:
+        raise UnsupportedEvent(
+            f"a compressed transaction (TRANSACTION_PAYLOAD) of the source's log does not parse: {error}",
+            hint="Check the log with mysqlbinlog; if it reads well there, report this with the server's version.",
+        ) from error
+
+
+def _parse_payload_header(buffer: bytes, start: int, end: int) -> tuple[int, int]:
+    """The compression's number (0 zstd, 255 none) and where the data begins."""
+    algorithm, at = 255, start
+    while at < end:
+        kind, at = read_lenenc(buffer, at)
+        if kind == 0:
+            return algorithm, at
+        size, at = read_lenenc(buffer, at)
+        if kind == 2:
+            algorithm = read_lenenc(buffer, at)[0]
+        at += size
+    raise ValueError("no end of its header")
+
+
+def _unpack_blocks(algorithm: int, buffer: bytes, at: int, end: int) -> Iterator[bytes]:
+    data = memoryview(buffer)[at:end]
+    if algorithm == 255:
+        yield from (bytes(data[i : i + _PAYLOAD_BLOCK]) for i in range(0, len(data), _PAYLOAD_BLOCK))
+    elif algorithm == 0:
+        reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
+        while block := reader.read(_PAYLOAD_BLOCK):
+            yield block
+    else:
+        raise ValueError(f"compression type {algorithm} is not known")
+
+
+def _cut_events(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Blocks cut anywhere to blocks of whole events."""
+    parts: list[bytes] = []
+    have = 0
+    want = HEADER_SIZE
+    for block in blocks:
+        parts.append(block)
+        have += len(block)
+        if have < want:
+            continue
+        data = b"".join(parts)
+        cut, want = _last_event_end(data)
+        if cut:
+            yield data[:cut]
+        parts, have = [data[cut:]], len(data) - cut
+    if have:
+        raise ValueError("ends within an event")
+
+
+def _last_event_end(data: bytes) -> tuple[int, int]:
+    """Where the last whole event ends, and how many bytes from there the next one needs."""
+    at, size = 0, len(data)
+    while size - at >= HEADER_SIZE:
+        event_size = int.from_bytes(data[at + 9 : at + 13], "little")
+        if event_size < HEADER_SIZE:
+            raise ValueError(f"an event of {event_size} bytes")
+        if at + event_size > size:
+            return at, event_size
+        at += event_size
+    return at, HEADER_SIZE

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from replicator.model import Changes, TableSchema
-from replicator.readers.binlog import TableMap
+from replicator.readers.tablemap import TableMap
 
 
 class Decoder:
