@@ -199,7 +199,7 @@ class Changes(NamedTuple):
     """Changes of one table and one op that stand together in the log: one row event, in order.
 
     INSERT and READ: ``before`` is (), ``after`` the rows. DELETE: ``before`` the rows, ``after`` (). UPDATE: two lists
-    of equal length. TRUNCATE: both (). ``size`` is bytes of the row images in the log.
+    of equal length. TRUNCATE: both (), and it counts as one row. ``size`` is bytes of the row images in the log.
     """
 
     table: TableSchema
@@ -211,7 +211,7 @@ class Changes(NamedTuple):
 
     @property
     def rows(self) -> int:
-        return len(self.after) or len(self.before)
+        return len(self.after) or len(self.before) or 1
 
 
 class Transaction(NamedTuple):

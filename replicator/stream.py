@@ -1,0 +1,333 @@
+"""Between reader and plan: cuts the change stream into batches, and holds what tables that load must wait for.
+
+A batch holds whole transactions in source order. It closes when it is large, when it is old, or as soon as the source
+has nothing more to say and the applier is free: a quiet source is mirrored at once, a busy one in large batches.
+
+Each table has a ``Route``. While any route or the pipeline's own position asks for a second look (a load, a restart),
+transactions are filtered table by table; otherwise they pass whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from replicator.held import Held
+from replicator.metrics import Lag
+from replicator.model import (
+    Batch,
+    Changes,
+    Checkpoint,
+    Heartbeat,
+    Idle,
+    Position,
+    SchemaChange,
+    StreamItem,
+    TableName,
+    TableSchema,
+    Transaction,
+)
+
+
+class Pause(NamedTuple):
+    """Tables leave the stream here; ``position`` is the one before the change that paused them."""
+
+    tables: tuple[TableName, ...]
+    position: Position
+    reason: str
+
+
+class Settle(NamedTuple):
+    """A set of tables joined by foreign keys has passed its newest snapshot: it is consistent from here on."""
+
+    tables: tuple[TableName, ...]
+
+
+Emitted = Batch | Pause | Settle
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """When a batch closes. ``size`` is bytes of row images; ages are seconds, ``empty_age`` of one without changes."""
+
+    rows: int = 20_000
+    size: int = 16 << 20
+    age: float = 0.05
+    empty_age: float = 1.0
+
+
+@dataclass(slots=True)
+class Route:
+    """What happens to the changes of one table.
+
+    ``own`` is the table's own position: changes in it are skipped, later ones pass, until the stream has passed it
+    (None: the table follows the pipeline). ``held`` keeps the changes of a table that loads. ``paused`` skips all.
+    """
+
+    table: TableSchema
+    own: Position | None = None
+    held: Held | None = None
+    paused: str = ""
+    settled: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        return self.own is None and self.held is None and not self.paused
+
+
+class _Open:
+    """The batch under construction."""
+
+    __slots__ = ("changes", "moved", "newest", "oldest", "rows", "since", "size", "transactions")
+
+    def __init__(self, since: float) -> None:
+        self.changes: list[Changes] = []
+        self.moved: dict[TableName, Position | None] = {}
+        self.transactions = self.rows = self.size = self.oldest = self.newest = 0
+        self.since = since
+
+
+class Stream:
+    """The batcher of one pipeline; ``run`` belongs to the reading thread, ``table_loaded`` may be called from any.
+
+    ``position`` is the stored one, ``read_from`` where reading starts (at or before it).
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Sequence[Route],
+        groups: Sequence[frozenset[TableName]],
+        position: Position,
+        read_from: Position,
+        emit: Callable[[Emitted], None],
+        is_free: Callable[[], bool],
+        lag: Lag,
+        limits: BatchLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._routes = {route.table.source: route for route in routes}
+        self._groups = [group for group in groups if not all(self._routes[name].settled for name in group)]
+        self._emit = emit
+        self._is_free = is_free
+        self._lag = lag
+        self._limits = limits
+        self._clock = clock
+        self._loaded: deque[tuple[TableName, Position]] = deque()
+        self._read = read_from  # the source is read up to here
+        self._emitted = read_from  # the batches that left stand here
+        self._floor: Position | None = (
+            None if read_from.covers(position) else position
+        )  # stored, not yet reached
+        self._is_filtering = True
+        self._open = _Open(clock())
+        self._want: Position | None = None
+
+    def table_loaded(self, name: TableName, position: Position) -> None:
+        """The load of a table has ended; its rows stand at ``position``. Takes effect between two transactions."""
+        self._loaded.append((name, position))
+
+    def want(self, position: Position) -> None:
+        """Do not wait for ``empty_age`` once ``position`` is reached (`--until-current`)."""
+        self._want = position
+
+    def run(self, items: Iterable[StreamItem]) -> None:
+        """Consume the stream until it ends (the reader's stop event), then emit what is complete."""
+        self._refilter()
+        self._settle()
+        for item in items:
+            if self._loaded:
+                self._join_loaded()
+            if type(item) is Transaction:
+                self._take(item)
+            elif type(item) is Idle:
+                self._take_idle(item)
+            elif type(item) is SchemaChange:
+                self._take_schema_change(item)
+            elif type(item) is Heartbeat:
+                self._lag.reported(item.position, item.received)
+        self._flush()
+
+    # -- transactions -----------------------------------------------------------------------------------------------
+
+    def _take(self, transaction: Transaction) -> None:
+        if transaction.spilled:
+            self._flush()
+        self._read = transaction.position
+        if transaction.changes:
+            if self._is_filtering:
+                transaction = self._filter(transaction)
+            self._add(transaction)
+        batch = self._open
+        batch.transactions += 1
+        if batch.rows >= self._limits.rows or batch.size >= self._limits.size or transaction.spilled:
+            self._flush(transaction if transaction.spilled else None)
+        elif not batch.transactions & 31 and self._is_old() and self._is_free():
+            self._flush()
+
+    def _add(self, transaction: Transaction) -> None:
+        batch = self._open
+        if not transaction.rows:
+            return
+        if not batch.rows:
+            batch.oldest = transaction.commit_time
+            self._lag.opened(transaction.commit_time)
+            batch.since = self._clock()
+        batch.newest = transaction.commit_time
+        if not transaction.spilled:
+            batch.changes.extend(transaction.changes)
+        batch.rows += transaction.rows
+        batch.size += transaction.size
+
+    def _is_old(self) -> bool:
+        age = self._limits.age if self._open.rows else self._limits.empty_age
+        return self._clock() - self._open.since >= age
+
+    def _take_idle(self, item: Idle) -> None:
+        self._read = item.position
+        if self._is_filtering:
+            self._pass_positions()
+        is_due = self._open.rows or self._open.moved or self._is_wanted() or self._is_old()
+        if is_due and self._is_free():
+            self._flush()
+
+    def _is_wanted(self) -> bool:
+        if self._want is None or not self._read.covers(self._want):
+            return False
+        self._want = None
+        return True
+
+    def _flush(self, spilled: Transaction | None = None) -> None:
+        """Emit the batch under construction, if it says anything; a spilled transaction is a batch of its own."""
+        if self._is_filtering:
+            self._pass_positions()
+        batch = self._open
+        if batch.rows or batch.moved or not self._emitted.covers(self._read):
+            self._send(self._floor or self._read, spilled)
+        self._settle()
+
+    def _send(self, position: Position, spilled: Transaction | None) -> None:
+        batch, self._open = self._open, _Open(self._clock())
+        read_from = position
+        for route in self._routes.values() if self._is_filtering else ():
+            if route.own is not None:
+                read_from = read_from.meet(route.own)
+        self._emitted = self._read
+        self._lag.emitted(batch.oldest)
+        self._emit(
+            Batch(
+                checkpoint=Checkpoint(position, read_from, tables=tuple(batch.moved.items())),
+                changes=spilled.changes if spilled else batch.changes,
+                transactions=batch.transactions,
+                rows=batch.rows,
+                size=batch.size,
+                oldest_commit=batch.oldest,
+                newest_commit=batch.newest,
+                spilled=spilled is not None,
+            )
+        )
+
+    # -- tables that load, catch up, or are paused --------------------------------------------------------------------
+
+    def _filter(self, transaction: Transaction) -> Transaction:
+        """The part of a transaction that goes on; what tables that load must wait for is kept aside."""
+        after = transaction.position
+        is_old = self._floor is not None and self._floor.includes(after)
+        passing: set[TableName] = set()
+        for name, route in self._routes.items():
+            if route.paused:
+                continue
+            if route.held is not None:
+                of_table = (c for c in transaction.changes if c.table.source == name)
+                route.held.append(after, transaction.commit_time, of_table)
+            elif not (is_old if route.own is None else route.own.includes(after)):
+                passing.add(name)
+        changes = Passing(transaction.changes, frozenset(passing))
+        rows = size = 0
+        for part in changes:
+            rows += part.rows
+            size += part.size
+        kept: Iterable[Changes] = changes if transaction.spilled else list(changes)
+        return transaction._replace(changes=kept, rows=rows, size=size)
+
+    def _pass_positions(self) -> None:
+        """Let go of the floor, and of tables' own positions, that the stream has passed."""
+        if self._floor is not None and self._read.covers(self._floor):
+            self._floor = None
+        for name, route in self._routes.items():
+            if route.own is None or not self._read.covers(route.own):
+                continue
+            if self._floor is None:
+                route.own = self._open.moved[name] = None
+            elif not route.own.covers(self._read):
+                route.own = self._open.moved[name] = self._read
+        self._refilter()
+
+    def _refilter(self) -> None:
+        self._is_filtering = self._floor is not None or not all(r.is_plain for r in self._routes.values())
+
+    def _join_loaded(self) -> None:
+        """Replay what loaded tables missed, then let them into the stream."""
+        self._flush()
+        while self._loaded:
+            name, position = self._loaded.popleft()
+            route = self._routes[name]
+            if route.paused:
+                self._emit(Pause((name,), position, route.paused))
+                continue
+            held, route.held, route.own = route.held, None, position
+            self._is_filtering = True
+            if held is not None:
+                self._replay(route, held)
+        self._flush()
+
+    def _replay(self, route: Route, held: Held) -> None:
+        """Batches of one table's past: the pipeline's position stays, the table's own moves with each."""
+        loaded = route.own
+        assert loaded is not None
+        for transaction in held.replay():
+            if loaded.includes(transaction.position):
+                continue
+            if transaction.spilled:
+                self._send_past()
+            self._add(transaction)
+            self._open.transactions += 1
+            route.own = self._open.moved[route.table.source] = transaction.position
+            if transaction.spilled:
+                self._send_past(transaction)
+            elif self._open.rows >= self._limits.rows or self._open.size >= self._limits.size:
+                self._send_past()
+        self._send_past()
+
+    def _send_past(self, spilled: Transaction | None = None) -> None:
+        if self._open.rows:
+            self._send(self._floor or self._read, spilled)
+
+    def _settle(self) -> None:
+        for group in list(self._groups):
+            if all(self._routes[name].is_plain or self._routes[name].paused for name in group):
+                self._groups.remove(group)
+                self._emit(Settle(tuple(sorted(group))))
+
+    def _take_schema_change(self, change: SchemaChange) -> None:
+        self._flush()
+        self._read = change.position
+        for name in change.tables:
+            route = self._routes[name]
+            route.paused, route.own, route.held = change.reason, None, None
+        self._refilter()
+        self._emit(Pause(change.tables, change.before, change.reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """The changes of some tables in a transaction; can be iterated again."""
+
+    changes: Iterable[Changes]
+    tables: frozenset[TableName]
+
+    def __iter__(self) -> Iterator[Changes]:
+        return (c for c in self.changes if c.table.source in self.tables)

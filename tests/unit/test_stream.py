@@ -1,0 +1,201 @@
+"""Batches hold whole transactions in order, and a table's changes pass exactly once, whatever loads (I1, I2, I4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from replicator.held import BLOCK_BYTES, Held
+from replicator.metrics import Lag
+from replicator.model import Batch, Changes, Idle, Op, SchemaChange, StreamItem, Transaction
+from replicator.stream import BatchLimits, Emitted, Pause, Route, Settle, Stream
+from replicator.testing import MemoryPosition, build_insert, build_table, build_transaction, read_items
+
+A = build_table("a")
+B = build_table("b")
+
+
+class Bench:
+    """A stream whose clock stands still and whose applier is free or not, as the test says."""
+
+    def __init__(
+        self, *routes: Route, position: int = 0, read_from: int = 0, limits: BatchLimits | None = None
+    ) -> None:
+        self.emitted: list[Emitted] = []
+        self.free = True
+        self.now = 0.0
+        self.stream = Stream(
+            routes=routes,
+            groups=[frozenset(route.table.source for route in routes)],
+            position=MemoryPosition(position),
+            read_from=MemoryPosition(read_from),
+            emit=self.emitted.append,
+            is_free=lambda: self.free,
+            lag=Lag(),
+            limits=limits or BatchLimits(),
+            clock=lambda: self.now,
+        )
+
+    def run(self, items: Iterable[StreamItem]) -> list[Batch]:
+        self.stream.run(items)
+        return self.batches
+
+    @property
+    def batches(self) -> list[Batch]:
+        return [item for item in self.emitted if isinstance(item, Batch)]
+
+
+def rows_of(batches: Iterable[Batch], table: str) -> list[int]:
+    return [
+        int(str(row[0]))
+        for batch in batches
+        for part in batch.changes
+        if part.table.target == table
+        for row in part.after
+    ]
+
+
+def insert(number: int, *tables: str) -> Transaction:
+    """Transaction ``number`` inserts row ``number`` into each table."""
+    known = {"a": A, "b": B}
+    return build_transaction(number, *(build_insert(known[name], (number, b"x")) for name in tables))
+
+
+def test_a_quiet_source_gets_a_batch_for_each_transaction() -> None:
+    bench = Bench(Route(A, settled=True))
+    batches = bench.run(read_items([insert(1, "a"), insert(2, "a")]))
+    assert [str(batch.checkpoint.position) for batch in batches] == ["memory:1", "memory:2"]
+
+
+def test_a_busy_applier_gets_larger_batches_of_whole_transactions() -> None:
+    bench = Bench(Route(A, settled=True), limits=BatchLimits(rows=3))
+    bench.free = False
+    batches = bench.run(read_items([insert(n, "a") for n in range(1, 8)]))
+    assert [(batch.rows, str(batch.checkpoint.position)) for batch in batches] == [
+        (3, "memory:3"),
+        (3, "memory:6"),
+        (1, "memory:7"),
+    ]
+
+
+def test_transactions_of_unselected_tables_move_the_position_after_a_while() -> None:
+    bench = Bench(Route(A, settled=True))
+
+    def items() -> Iterator[StreamItem]:
+        yield build_transaction(1)
+        yield Idle(MemoryPosition(1))
+        assert bench.batches == []
+        bench.now = 1.5
+        yield Idle(MemoryPosition(1))
+
+    assert [(b.rows, str(b.checkpoint.position)) for b in bench.run(items())] == [(0, "memory:1")]
+
+
+def test_a_truncate_alone_is_a_batch() -> None:
+    bench = Bench(Route(A, settled=True))
+    batches = bench.run(read_items([build_transaction(1, Changes(A, Op.TRUNCATE, (), ()))]))
+    assert [part.op for part in batches[0].changes] == [Op.TRUNCATE]
+
+
+def test_a_spilled_transaction_is_a_batch_of_its_own_behind_what_came_before() -> None:
+    bench = Bench(Route(A, settled=True))
+    huge = build_transaction(2, build_insert(A, (2, b"x")), spilled=True)
+    batches = bench.run([insert(1, "a"), huge, insert(3, "a")])
+    assert [(b.spilled, str(b.checkpoint.position), rows_of([b], "a")) for b in batches] == [
+        (False, "memory:1", [1]),
+        (True, "memory:2", [2]),
+        (False, "memory:3", [3]),
+    ]
+
+
+def test_a_loading_table_gets_what_its_snapshot_lacks_and_nothing_twice() -> None:
+    bench = Bench(Route(A, held=Held(A)), Route(B, settled=True))
+
+    def items() -> Iterator[StreamItem]:
+        for number in range(1, 5):
+            yield insert(number, "a", "b")
+        assert rows_of(bench.batches, "a") == []
+        bench.stream.table_loaded(A.source, MemoryPosition(2))
+        yield Idle(MemoryPosition(4))
+        yield insert(5, "a", "b")
+
+    batches = bench.run(items())
+    assert rows_of(batches, "a") == [3, 4, 5]
+    assert rows_of(batches, "b") == [1, 2, 3, 4, 5]
+    assert bench.emitted.count(Settle((A.source, B.source))) == 1
+
+
+def test_a_snapshot_ahead_of_the_stream_swallows_changes_until_the_stream_has_passed_it() -> None:
+    bench = Bench(Route(A, held=Held(A)))
+
+    def items() -> Iterator[StreamItem]:
+        yield insert(1, "a")
+        bench.stream.table_loaded(A.source, MemoryPosition(3))
+        for number in (2, 3):
+            yield Idle(MemoryPosition(number - 1))
+            assert Settle((A.source,)) not in bench.emitted
+            yield insert(number, "a")
+        yield Idle(MemoryPosition(3))
+        assert bench.batches[-1].checkpoint.tables == ((A.source, None),)
+        assert bench.emitted[-1] == Settle((A.source,))
+        yield insert(4, "a")
+
+    assert rows_of(bench.run(items()), "a") == [4]
+
+
+def test_replayed_changes_move_the_tables_position_not_the_pipelines() -> None:
+    bench = Bench(Route(A, held=Held(A)), Route(B, settled=True), limits=BatchLimits(rows=2))
+
+    def items() -> Iterator[StreamItem]:
+        for number in range(1, 6):
+            yield insert(number, "a")
+        bench.stream.table_loaded(A.source, MemoryPosition(1))
+        yield Idle(MemoryPosition(5))
+
+    replayed = [batch for batch in bench.run(items()) if rows_of([batch], "a")]
+    checkpoints = [batch.checkpoint for batch in replayed]
+    assert [rows_of([batch], "a") for batch in replayed] == [[2, 3], [4, 5]]
+    assert [str(c.position) for c in checkpoints] == ["memory:5", "memory:5"]
+    assert [str(c.read_from) for c in checkpoints] == ["memory:3", "memory:5"]
+    assert str(checkpoints[0].tables[0][1]) == "memory:3"
+
+
+def test_a_restart_reads_again_for_one_table_and_skips_the_rest() -> None:
+    bench = Bench(Route(A, own=MemoryPosition(2)), Route(B, settled=True), position=4, read_from=2)
+    batches = bench.run(read_items([insert(n, "a", "b") for n in range(3, 7)]))
+    assert rows_of(batches, "a") == [3, 4, 5, 6]
+    assert rows_of(batches, "b") == [5, 6]
+    assert all(batch.checkpoint.position.covers(MemoryPosition(4)) for batch in batches)
+    assert str(batches[0].checkpoint.tables[0][1]) == "memory:3"
+    assert batches[-1].checkpoint == batches[-1].checkpoint.__class__(MemoryPosition(6), MemoryPosition(6))
+
+
+def test_a_schema_change_pauses_behind_what_came_before_and_lets_others_pass() -> None:
+    bench = Bench(Route(A, settled=True), Route(B, settled=True))
+    change = SchemaChange(MemoryPosition(2), MemoryPosition(1), 0, (A.source,), "ALTER TABLE a", "altered")
+    bench.run([insert(1, "a", "b"), change, insert(3, "a", "b")])
+    assert rows_of(bench.batches, "a") == [1]
+    assert rows_of(bench.batches, "b") == [1, 3]
+    assert bench.emitted[1] == Pause((A.source,), MemoryPosition(1), "altered")
+
+
+def test_a_paused_table_does_not_hold_read_from() -> None:
+    bench = Bench(Route(A, own=MemoryPosition(9), paused="altered"), Route(B, settled=True))
+    bench.stream._routes[A.source].own = None
+    batches = bench.run([insert(1, "a", "b")])
+    assert [(str(b.checkpoint.read_from), rows_of([b], "a")) for b in batches] == [("memory:1", [])]
+
+
+@pytest.mark.parametrize("size", [100, BLOCK_BYTES])
+def test_held_changes_come_back_as_they_were(size: int) -> None:
+    held = Held(A)
+    parts = [Changes(A, Op.UPDATE, [(n, b"x")], [(n, b"y")], size) for n in range(3)]
+    held.append(MemoryPosition(1), 7, parts)
+    held.append(MemoryPosition(2), 8, [])
+    held.append(MemoryPosition(3), 9, [Changes(A, Op.TRUNCATE, [], [])])
+    first, second = held.replay()
+    assert (first.position, first.commit_time, list(first.changes)) == (MemoryPosition(1), 7, parts)
+    assert list(first.changes) == parts, "can be iterated again"
+    assert first.spilled == (size == BLOCK_BYTES)
+    assert second.position == MemoryPosition(3)
