@@ -56,10 +56,11 @@ searched for references again, and appears in no message.
 begins with `*`. Upper and lower case differ, always.
 
 - An exact name wins over a pattern, then the longest pattern (characters of `database.table`) wins; two of
-the same length that match one table are an error. - An exact name that the source does not have is an error;
-a pattern that matches nothing is a warning. - Two source tables for one target table are an error, as is a
-target name of more than 64 characters. - `mysql`, `information_schema`, `performance_schema`, `sys` and
-tables that begin with `_replicator_` are never mirrored.
+  the same length that match one table are an error.
+- An exact name that the source does not have is an error; a pattern that matches nothing is a warning.
+- Two source tables for one target table are an error, as is a target name of more than 64 characters.
+- `mysql`, `information_schema`, `performance_schema`, `sys` and tables that begin with `_replicator_` are
+  never mirrored.
 """
 
 

@@ -6,6 +6,7 @@ A ``later`` key or word is one of the design that this version does not know yet
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 
 from replicator.configkinds import (
     Boolean,
@@ -131,8 +132,8 @@ TABLE_KEYS = (
         default="{table}",
     ),
     Key("skip", Boolean(), "Leave the matching tables out.", default="false"),
-    _CREATE,
-    _EXISTING_ROWS,
+    replace(_CREATE, default="as in `defaults`"),
+    replace(_EXISTING_ROWS, default="as in `defaults`"),
 )
 TABLE_LATER = (
     "where",

@@ -87,8 +87,9 @@ class _Selector:
         return Problem(str(self._config.path), mark.line, mark.column, message, suggestion)
 
     def choose(self, name: TableName) -> SelectedTable | None:
-        """The table under its rule, or None where no rule wants it or its rule has a fault."""
-        rule = self._exact.get(name) or self._choose_glob(name)
+        """The table under its rule, or None where no rule wants it."""
+        globs = self._match_globs(name)
+        rule = self._exact.get(name) or self._choose_longest(globs, name)
         if rule is None:
             return None
         self._matched.add(rule)
@@ -98,14 +99,17 @@ class _Selector:
         self._check_target(name, rule, target)
         return SelectedTable(name, target, rule.create, rule.existing_rows, rule)
 
-    def _choose_glob(self, name: TableName) -> TableRule | None:
+    def _match_globs(self, name: TableName) -> list[TableRule]:
         if name.schema.casefold() in SYSTEM_SCHEMAS or name.table.startswith(OWN_PREFIX):
-            return None
+            return []
         matching = [rule for rule in self._globs if _is_match(rule, name)]
-        self._matched.update(matching)
-        if not matching:
+        self._matched.update(matching)  # also where an exact name wins: such a glob is not misspelt
+        return matching
+
+    def _choose_longest(self, globs: list[TableRule], name: TableName) -> TableRule | None:
+        if not globs:
             return None
-        first, rest = matching[0], matching[1:]
+        first, rest = globs[0], globs[1:]
         for other in rest:
             if len(other.name) == len(first.name):
                 self._report_clash(first, other, name)
