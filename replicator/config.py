@@ -14,7 +14,7 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -133,6 +133,7 @@ class PipelineConfig:
             "pipeline": self.pipeline,
             "source": {"type": str(self.source.type), **_describe_endpoint(self.source)},
             "target": {"type": "mysql", **_describe_endpoint(self.target)},
+            "defaults": {field.name: getattr(self.defaults, field.name) for field in fields(Defaults)},
             "tables": {rule.name: _describe_rule(rule) for rule in self.tables},
         }
 
@@ -362,13 +363,14 @@ def connect_options(endpoint: Endpoint, *, connect_timeout: int = CONNECT_TIMEOU
 
 
 def _describe_endpoint(endpoint: Endpoint) -> dict[str, Any]:
+    files = {"ca": endpoint.tls.ca, "cert": endpoint.tls.cert, "key": endpoint.tls.key}
     return {
         "host": endpoint.host,
         "port": endpoint.port,
         "user": endpoint.user,
         "password": str(endpoint.password),
         "database": endpoint.database,
-        "tls": {"mode": str(endpoint.tls.mode), "ca": str(endpoint.tls.ca or "")},
+        "tls": {"mode": endpoint.tls.mode, **{name: str(path) for name, path in files.items() if path}},
     }
 
 

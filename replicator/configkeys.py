@@ -62,7 +62,8 @@ TLS_KEYS = (
     Key(
         "ca",
         FilePath(),
-        "PEM file of the authorities to trust. `verify_identity` without it trusts the system's.",
+        "PEM file of the authorities to trust; a relative path starts at the pipeline file's directory. "
+        "`verify_identity` without it trusts the system's.",
     ),
     Key("cert", FilePath(), "PEM file of the client certificate, where the server asks for one."),
     Key("key", FilePath(), "PEM file of the client certificate's private key, without a passphrase."),

@@ -93,7 +93,7 @@ class Document:
 
     def build_problem(self, mark: Mark, where: str, message: str, suggestion: str = "") -> Problem:
         text = f"{where}: {message}" if where else message
-        return Problem(self.file, mark.line, mark.column, text, suggestion)
+        return Problem(self.file, mark.line, mark.column, _escape(text), _escape(suggestion))
 
     def report(self, mark: Mark, where: str, message: str, suggestion: str = "") -> Invalid:
         """Record a problem; raise the result where reading this value cannot go on."""
@@ -290,6 +290,11 @@ def _mark(event: yaml.Event) -> Mark:
 def _mark_at(text: str, index: int) -> Mark:
     before = text[:index]
     return Mark(before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
+
+
+def _escape(text: str) -> str:
+    """A key's control characters must reach no terminal, and a message is one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _is_encodable(text: str) -> bool:

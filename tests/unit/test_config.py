@@ -205,6 +205,11 @@ def test_references_stand_for_text_numbers_and_booleans(tmp_path: Path) -> None:
     assert config.warnings == ()
 
 
+def test_a_message_is_one_line_without_control_characters(tmp_path: Path) -> None:
+    (found,) = faults(tmp_path, HEAD + 'tables: {shop.a: {"to\\e[2J\\nx": b}}\n')
+    assert r'unknown key "to\x1b[2J\nx"' in found
+
+
 def test_what_a_reference_brings_is_not_searched_again_and_a_doubled_dollar_escapes(tmp_path: Path) -> None:
     text = HEAD.replace("${env:SOURCE}", "'$${env:A}${env:A}$'") + "tables: {shop.a: }"
     assert load_text(tmp_path, text, A="${env:B}").source.password.reveal() == "${env:A}${env:B}$"
