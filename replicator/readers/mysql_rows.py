@@ -1,0 +1,254 @@
+"""Rows of a SELECT straight from the text protocol's packets, for the snapshot's sessions.
+
+A parser is generated for each list of columns: it scans large receives in place and makes canonical values, without an
+object per packet. PyMySQL sends the statement and reads the header; its private names are touched in this module and
+nowhere else in the snapshot.
+
+Source: MySQL client/server protocol, "Text Resultset": each row is one packet of length-encoded strings, 0xFB is NULL;
+EOF (0xFE, shorter than 9 bytes) or ERR (0xFF) ends them; a payload of 2^24-1 bytes goes on in the next packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import pymysql
+from pymysql.constants import COMMAND
+
+from replicator.errors import SnapshotLost, SourceError
+from replicator.model import Column, Kind, Row
+from replicator.typemap.mysql import text_converter
+
+RECEIVE: Final = 1 << 18
+_FULL: Final = 0xFFFFFF
+_LOST: Final = {1053, 1317, 1412, 1927, 2006, 2013, 3024, 3169, 4031}  # the snapshot or its session is gone
+
+RowParser = Callable[[bytes, int, list[Row]], tuple[int, int]]
+"""Parse whole row packets of a buffer from an offset on, append the rows, return (offset, why it stopped)."""
+
+MORE, END, LONG = 0, 1, 2
+
+
+def read_rows(connection: Any, sql: bytes, parse: RowParser) -> Iterator[list[Row]]:
+    """Run one SELECT and yield its rows in blocks, as they arrive; nothing of it is kept.
+
+    A caller that stops early leaves the session usable: what is still coming is read and dropped. Raises SnapshotLost
+    (lost link, error 1412), SourceError for what the server refuses.
+    """
+    _send(connection, sql)
+    rows: list[Row] = []
+    buffer, offset = b"", 0
+    ended = False
+    try:
+        while True:
+            offset, state = parse(buffer, offset, rows)
+            if rows:
+                yield rows
+                rows = []
+            if state == END:
+                ended = True
+                _finish(buffer, offset)
+                return
+            buffer, offset = _receive(connection, buffer, offset, state)
+    except GeneratorExit:
+        if not ended:
+            _drain(connection, buffer, offset)
+        raise
+
+
+def _send(connection: Any, sql: bytes) -> None:
+    """Send the statement and read the answer's header: a column count, one packet a column, EOF."""
+    try:
+        connection._execute_command(COMMAND.COM_QUERY, sql)
+        for _ in range(connection._read_packet().read_length_encoded_integer() + 1):
+            connection._read_packet()
+    except pymysql.MySQLError as error:
+        raise build_error(error) from None
+
+
+def _receive(connection: Any, buffer: bytes, offset: int, state: int) -> tuple[bytes, int]:
+    """The unparsed rest of the buffer with more behind it; a row of several packets becomes one that is whole."""
+    rest = buffer[offset:] + _read_some(connection)
+    while state == LONG or (len(rest) >= 4 and len(rest) < 4 + int.from_bytes(rest[:3], "little")):
+        wanted = _needed(rest)
+        if len(rest) >= wanted:
+            break
+        parts, size = [rest], len(rest)
+        while size < wanted:
+            parts.append(_read_some(connection))
+            size += len(parts[-1])
+        rest = b"".join(parts)
+    return rest, 0
+
+
+def _needed(buffer: bytes) -> int:
+    """The bytes that the first row takes, as far as the headers that have arrived tell."""
+    offset = 0
+    while True:
+        if len(buffer) < offset + 4:
+            return offset + 4
+        length = int.from_bytes(buffer[offset : offset + 3], "little")
+        offset += 4 + length
+        if length < _FULL:
+            return offset
+
+
+def _read_some(connection: Any) -> bytes:
+    try:
+        data: bytes = connection._rfile.read1(RECEIVE)
+    except (OSError, AttributeError, ValueError) as error:  # the last two: closed by another thread
+        connection._force_close()
+        raise SnapshotLost(f"the connection to the source was lost during a snapshot: {error}") from None
+    if not data:
+        connection._force_close()
+        raise SnapshotLost("the source closed the connection during a snapshot")
+    return data
+
+
+def _finish(buffer: bytes, offset: int) -> None:
+    """Read the packet that ends the rows: EOF in order, ERR raises."""
+    payload = buffer[offset + 4 : offset + 4 + int.from_bytes(buffer[offset : offset + 3], "little")]
+    if payload[:1] == b"\xff":
+        try:
+            pymysql.err.raise_mysql_exception(payload)
+        except pymysql.MySQLError as error:
+            raise build_error(error) from None
+
+
+def _drain(connection: Any, buffer: bytes, offset: int) -> None:
+    """Read to the end of the rows without looking at them."""
+    continues = False
+    while True:
+        while len(buffer) - offset < 5:
+            buffer, offset = buffer[offset:] + _read_some(connection), 0
+        length = int.from_bytes(buffer[offset : offset + 3], "little")
+        first = buffer[offset + 4]
+        if not continues and (first == 0xFF or (first == 0xFE and length < 9)):
+            return
+        continues = length == _FULL
+        offset += 4 + length
+        while offset > len(buffer):
+            offset -= len(buffer)
+            buffer = _read_some(connection)
+
+
+def build_error(error: pymysql.MySQLError) -> SourceError:
+    """The error of our tree for one that a snapshot's session met."""
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else 2006
+    text = f"{error.args[-1] if error.args else error} (error {code})"
+    if code in _LOST or isinstance(error, pymysql.err.InterfaceError):
+        return SnapshotLost(f"the snapshot is gone: {text}")
+    return SourceError(f"the source refused to be read: {text}")
+
+
+# --- the generated parser ---------------------------------------------------------------------------------------------
+
+
+def build_parser(columns: Sequence[Column]) -> RowParser:
+    """A parser for rows of exactly these columns, selected with ``typemap.mysql.select_expression``."""
+    names: dict[str, Any] = {"int": int, "float": float, "long": _read_long, "join": _join, "fail": _fail}
+    body: list[str] = []
+    for number, column in enumerate(columns):
+        body.extend(_column_code(number, column, names))
+    values = "".join(f"c{number}, " for number in range(len(columns)))
+    source = "\n".join(
+        [
+            "def parse(buf, pos, rows):",
+            "    append = rows.append",
+            "    end = len(buf) - 4",
+            "    while pos < end:",
+            "        n = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16",
+            "        p = pos + 4",
+            "        after = p + n",
+            "        if after > end + 4:",
+            "            break",
+            "        b = buf[p]",
+            "        if b > 253 and (b == 255 or n < 9):",
+            f"            return pos, {END}",
+            "        data = buf",
+            f"        if n == {_FULL}:",
+            "            data, after = join(buf, pos)",
+            "            if data is None:",
+            f"                return pos, {LONG}",
+            "            p, stop = 0, len(data)",
+            "        else:",
+            "            stop = after",
+            *("        " + line for line in body),
+            "        if p != stop:",
+            "            fail()",
+            "        pos = after",
+            f"        append(({values}))",
+            f"    return pos, {MORE}",
+        ]
+    )
+    exec(compile(source, "<row parser>", "exec"), names)
+    parser: RowParser = names["parse"]
+    return parser
+
+
+_SHORT: Final = {Kind.INTEGER, Kind.BIT, Kind.FLOAT, Kind.DOUBLE, Kind.PLAIN, Kind.ENUM, Kind.SET}
+
+
+def _column_code(number: int, column: Column, names: dict[str, Any]) -> list[str]:
+    """The lines that read one column at ``p`` of ``data``; what cannot be NULL or long is not asked about."""
+    wrap = _converter_code(number, column, names)
+    plain = [f"q = p + 1 + b; c{number} = {wrap.format('data[p + 1:q]')}; p = q"]
+    null = [f"c{number} = None; p += 1"]
+    long = [f"value, p = long(data, p); c{number} = {wrap.format('value')}"]
+    lines = ["b = data[p]"]
+    if column.kind in _SHORT and not column.nullable:
+        return lines + plain
+    lines += [
+        "if b < 251:",
+        *_indent(plain),
+        "elif b == 251:" if column.kind not in _SHORT else "else:",
+        *_indent(null),
+    ]
+    if column.kind not in _SHORT:
+        lines += ["else:", *_indent(long)]
+    return lines
+
+
+def _indent(lines: list[str]) -> list[str]:
+    return ["    " + line for line in lines]
+
+
+def _converter_code(number: int, column: Column, names: dict[str, Any]) -> str:
+    converter = text_converter(column)
+    if converter is None:
+        return "{}"
+    if converter in (int, float):
+        return f"{converter.__name__}({{}})"
+    names[f"convert{number}"] = converter
+    return f"convert{number}({{}})"
+
+
+def _read_long(data: bytes, p: int) -> tuple[bytes, int]:
+    """A string of 251 bytes or more, whose length stands in 2, 3 or 8 bytes."""
+    width = {252: 2, 253: 3, 254: 8}[data[p]]
+    start = p + 1 + width
+    end = start + int.from_bytes(data[p + 1 : start], "little")
+    return data[start:end], end
+
+
+def _join(buf: bytes, pos: int) -> tuple[bytes | None, int]:
+    """The payload of a row of several packets and the offset behind it; None while the last has not arrived."""
+    parts: list[bytes] = []
+    while True:
+        if len(buf) < pos + 4:
+            return None, pos
+        length = int.from_bytes(buf[pos : pos + 3], "little")
+        if len(buf) < pos + 4 + length:
+            return None, pos
+        parts.append(buf[pos + 4 : pos + 4 + length])
+        pos += 4 + length
+        if length < _FULL:
+            return b"".join(parts), pos
+
+
+def _fail() -> None:
+    raise SourceError(
+        "a row of the snapshot does not have the columns it was asked for",
+        hint="this is a defect of the program or of a proxy before the source",
+    )
