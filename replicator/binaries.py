@@ -26,7 +26,9 @@ from replicator.errors import MissingBinary
 Kind = Literal["mysql", "mariadb"]
 Version = tuple[int, int, int]
 
-DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+DEBIAN_KEYRINGS = tuple(
+    Path(f"/usr/share/keyrings/debian-archive-keyring.{suffix}") for suffix in ("pgp", "gpg")
+)
 DEFAULT_MIRROR = (
     "http://deb.debian.org/debian"  # where the machine's own sources name no Debian mirror (Ubuntu)
 )
@@ -229,12 +231,14 @@ def _mirror() -> str:
 
 def _keyring(folder: Path) -> Path:
     """Debian's signing keys: the machine's, or those of the package that its own (signed) sources offer."""
-    if DEBIAN_KEYRING.exists():
-        return DEBIAN_KEYRING
+    for keyring in DEBIAN_KEYRINGS:
+        if keyring.exists():
+            return keyring
     product = Product("mysql", "Debian's keyring", "", ("debian-archive-keyring",), "", (0, 0, 0))
     for deb in _download(folder / "keyring-apt", product, None):
         _run(product, ["dpkg", "-x", str(deb), str(folder / "keyring")])
-    return folder / "keyring" / DEBIAN_KEYRING.relative_to("/")
+    unpacked = [folder / "keyring" / keyring.relative_to("/") for keyring in DEBIAN_KEYRINGS]
+    return next(path for path in unpacked if path.exists())
 
 
 def _download(folder: Path, product: Product, source: str | None) -> list[Path]:
@@ -255,7 +259,16 @@ def _download(folder: Path, product: Product, source: str | None) -> list[Path]:
 
 def _apt_config(folder: Path, source: str | None) -> str:
     (folder / "status").touch()
+    etc = Path("/etc/apt")
+    theirs = [f"{etc}/apt.conf.d/"] * (etc / "apt.conf.d").is_dir() + [f"{etc}/apt.conf"] * (
+        etc / "apt.conf"
+    ).is_file()
     lines = [
+        # Apt reads this file before the machine's. Ours must have the last word, so it takes theirs in (they know
+        # the proxy) and keeps apt from reading them again.
+        'Dir::Etc::parts "/dev/null";',
+        'Dir::Etc::main "/dev/null";',
+        *(f"#include {path};" for path in theirs),
         # The machine's hooks empty the system's caches and talk to its desktop: not ours to run.
         "#clear APT::Update::Post-Invoke;",
         "#clear APT::Update::Post-Invoke-Success;",
@@ -270,7 +283,8 @@ def _apt_config(folder: Path, source: str | None) -> str:
         'APT::Sandbox::User "";',
         'APT::Install-Recommends "false";',
         'Acquire::Languages "none";',
-        'Acquire::Retries "3";',
+        'Acquire::Retries "2";',
+        'Acquire::http::Timeout "20";',
         'Debug::NoLocking "true";',
     ]
     if source is not None:

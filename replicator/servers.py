@@ -21,7 +21,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -130,7 +129,8 @@ class Server:
 
     def start(self) -> None:
         """Start the stopped or killed server again, on the same port and data; returns when it answers."""
-        self.pid = self._supervisor.ask(do="start", command=self._command(), log=str(self.log))["pid"]
+        places = {"log": str(self.log), "input": os.devnull}
+        self.pid = self._supervisor.ask(do="start", command=self._command(), **places)["pid"]
         self._wait_until_ready()
 
     def stop(self) -> None:
@@ -231,9 +231,7 @@ class Server:
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the error log."""
-        with contextlib.suppress(FileNotFoundError):
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
-        return ""
+        return _read_tail(self.log, lines)
 
     # --- inner parts ------------------------------------------------------------------------------
 
@@ -278,8 +276,9 @@ class Server:
 class _Connection:
     """Our end of the pipes to one supervisor process."""
 
-    def __init__(self, prefix: str) -> None:
-        command = [sys.executable, "-I", "-S", supervisor.__file__, str(os.getpid()), prefix]
+    def __init__(self, prefix: str, folder: Path | None = None) -> None:
+        place = [prefix, str(folder or "")]
+        command = [sys.executable, "-I", "-S", supervisor.__file__, str(os.getpid()), *place]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
@@ -358,35 +357,42 @@ def _find_template(installation: Installation, settings: dict[str, Setting]) -> 
     template = binaries.cache_folder() / "templates" / f"{installation.kind}-{version}-{key}"
     if not template.exists():
         template.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=template.parent, prefix=".new-") as name:
-            made = Path(name) / "template"
-            _initialise(installation, chosen, made)
+        with contextlib.closing(_Connection(".new-", template.parent)) as connection:
+            made = _initialise(installation, chosen, connection)
             with contextlib.suppress(OSError):  # another process was faster: its template is as good
                 made.rename(template)
     return template
 
 
-def _initialise(installation: Installation, chosen: dict[str, Setting], folder: Path) -> None:
+def _initialise(installation: Installation, chosen: dict[str, Setting], connection: _Connection) -> Path:
     """Make a data directory with one account: root, with a random password, over socket and TCP alike."""
+    folder = connection.directory / "template"
     folder.mkdir(mode=0o700)
     password = secrets.token_urlsafe(16)
     (folder / "password").write_text(password)
-    data = folder / "data"
+    data, script = folder / "data", connection.directory / "script.sql"
     command = _server_command(installation, {"datadir": str(data), **chosen})
     if installation.kind == "mysql":
-        accounts = folder / "accounts.sql"
-        accounts.write_text(
-            f"ALTER USER root@localhost IDENTIFIED BY '{password}';\n"
-            f"CREATE USER root@'%' IDENTIFIED BY '{password}';\n"
-            "GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION;\n"
+        script.write_text(
+            _build_accounts(password, f"ALTER USER root@localhost IDENTIFIED BY '{password}';\n")
         )
-        _run_initialisation([*command, "--initialize-insecure", f"--init-file={accounts}"], "")
-        accounts.unlink()
+        _run_initialisation(connection, [*command, "--initialize-insecure", f"--init-file={script}"], script)
         (data / "auto.cnf").unlink(missing_ok=True)  # each copy draws a server_uuid of its own
     else:
         data.mkdir(mode=0o700)
-        script = _build_mariadb_bootstrap(installation.share, password)
-        _run_initialisation([*command, "--bootstrap", "--skip-log-bin", "--innodb-log-file-size=64M"], script)
+        script.write_text(_build_mariadb_bootstrap(installation.share, password))
+        log_size = f"--innodb-log-file-size={KIND_SETTINGS['mariadb']['innodb_log_file_size']}"
+        _run_initialisation(connection, [*command, "--bootstrap", "--skip-log-bin", log_size], script)
+    return folder
+
+
+def _build_accounts(password: str, local: str) -> str:
+    """``local`` settles root@localhost, which the products begin with in different states."""
+    return (
+        f"{local}CREATE USER root@'%' IDENTIFIED BY '{password}';\n"
+        "GRANT ALL ON *.* TO root@localhost WITH GRANT OPTION;\n"
+        "GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION;\n"
+    )
 
 
 def _build_mariadb_bootstrap(share: Path, password: str) -> str:
@@ -395,22 +401,26 @@ def _build_mariadb_bootstrap(share: Path, password: str) -> str:
     scripts = "\n".join((share / f"mysql_{name}.sql").read_text() for name in names)
     # The scripts create root@localhost from these variables, as the product's own installer sets them.
     variables = "SET @auth_root_socket = NULL, @skip_auth_anonymous = 1, @current_hostname = 'localhost';\n"
-    accounts = (
+    local = (
         "DELETE FROM mysql.global_priv WHERE User IN ('root', '');\n"
         "FLUSH PRIVILEGES;\n"
         f"CREATE USER root@localhost IDENTIFIED BY '{password}';\n"
-        f"CREATE USER root@'%' IDENTIFIED BY '{password}';\n"
-        "GRANT ALL ON *.* TO root@localhost WITH GRANT OPTION;\n"
-        "GRANT ALL ON *.* TO root@'%' WITH GRANT OPTION;\n"
     )
+    accounts = _build_accounts(password, local)
     return f"CREATE DATABASE mysql;\nUSE mysql;\n{variables}{scripts}\n{accounts}"
 
 
-def _run_initialisation(command: list[str], script: str) -> None:
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
-    if done.returncode:
-        log = "\n".join(done.stderr.splitlines()[-20:])
-        raise ServerFailed(f"the data directory cannot be initialised:\n{log}")
+def _run_initialisation(connection: _Connection, command: list[str], script: Path) -> None:
+    log = connection.directory / "log"
+    connection.ask(do="start", command=command, log=str(log), input=str(script))
+    if connection.ask(do="wait")["code"]:
+        raise ServerFailed(f"the data directory cannot be initialised:\n{_read_tail(log)}")
+
+
+def _read_tail(log: Path, lines: int = 20) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    return ""
 
 
 def _pick_port() -> int:

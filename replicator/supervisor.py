@@ -43,8 +43,10 @@ class Supervisor:
         match command:
             case {"do": "copy", "from": source, "to": target}:
                 return {"code": self.run(["cp", "-a", "--reflink=auto", source, target])}
-            case {"do": "start", "command": argv, "log": log}:
-                return {"pid": self.start(argv, Path(log))}
+            case {"do": "start", "command": argv, "log": log, "input": script}:
+                return {"pid": self.start(argv, Path(log), Path(script))}
+            case {"do": "wait"}:
+                return {"code": self.child.wait() if self.child else 0}
             case {"do": "poll"}:
                 return {"code": self.child.poll() if self.child else 0}
             case {"do": "end", "signal": number, "seconds": seconds}:
@@ -57,13 +59,13 @@ class Supervisor:
             argv, check=False, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
         ).returncode
 
-    def start(self, argv: list[str], log: Path) -> int:
+    def start(self, argv: list[str], log: Path, script: Path) -> int:
         self.end(signal.SIGKILL, None)
-        with log.open("ab") as output:
+        with log.open("ab") as output, script.open("rb") as given:
             self.child = subprocess.Popen(
                 argv,
                 cwd=self.directory,
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
@@ -105,12 +107,12 @@ def read_commands(parent: int) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for line in lines)
 
 
-def main(parent: int, prefix: str) -> None:
-    """Make a directory named after ``prefix``, print its path, then obey until the parent is gone."""
+def main(parent: int, prefix: str, folder: str | None) -> None:
+    """Make a directory (named after ``prefix``, in ``folder``), say its path, obey until the parent is gone."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    supervisor = Supervisor(Path(tempfile.mkdtemp(prefix=prefix)))
+    supervisor = Supervisor(Path(tempfile.mkdtemp(prefix=prefix, dir=folder)))
     try:
         _reply({"directory": str(supervisor.directory)})
         for command in read_commands(parent):
@@ -126,4 +128,4 @@ def _reply(answer: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3] or None)

@@ -74,13 +74,14 @@ def test_data_and_port_survive_restart_and_kill(kind: str) -> None:
     with START[kind](binlog_row_image="MINIMAL") as server:
         server.execute("CREATE DATABASE d; CREATE TABLE d.t (i INT PRIMARY KEY); INSERT INTO d.t VALUES (1)")
         port, uuid = server.port, server.uuid
+        server.settings["binlog_row_image"] = "NOBLOB"
         server.restart()
         server.execute("INSERT INTO d.t VALUES (2)")
         server.kill()
         assert not server.is_running()
         server.start()
         assert server.execute("SELECT i FROM d.t ORDER BY i") == [(1,), (2,)]
-        assert server.execute("SELECT @@port, @@binlog_row_image") == [(port, "MINIMAL")]
+        assert server.execute("SELECT @@port, @@binlog_row_image") == [(port, "NOBLOB")]
         assert server.uuid == uuid
 
 
@@ -96,6 +97,27 @@ def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing(monkeypatch
         with pytest.raises(ServerFailed, match="no-such-setting"):
             start_mariadb(no_such_setting=1)
         assert list(Path(folder).iterdir()) == []
+
+
+def test_an_sql_file_runs_through_the_client(source_account: Account, tmp_path: Path) -> None:
+    server, database = source_account.server, source_account.database
+    file = tmp_path / "schema.sql"
+    file.write_text(
+        "CREATE TABLE t (i INT PRIMARY KEY, s VARCHAR(9));\nDELIMITER //\n"
+        "CREATE TRIGGER tr BEFORE INSERT ON t FOR EACH ROW BEGIN SET NEW.s = 'é'; END//\nDELIMITER ;\n"
+        "INSERT INTO t VALUES (1, NULL);\n"
+    )
+    server.load_file(file, database=database)
+    assert source_account.query("SELECT s FROM t") == [("é",)]
+    with pytest.raises(ServerFailed, match="already exists"):
+        server.load_file(file, database=database)
+
+
+def test_mysqldump_is_at_hand(mysql_source_account: Account) -> None:
+    server, database = mysql_source_account.server, mysql_source_account.database
+    server.execute(f"CREATE TABLE {database}.t (i INT PRIMARY KEY); INSERT INTO {database}.t VALUES (42)")
+    command = server.client_command("mysqldump", "--single-transaction", "--set-gtid-purged=OFF", database)
+    assert b"(42)" in subprocess.run(command, capture_output=True, check=True).stdout
 
 
 @pytest.mark.parametrize("kind", START)
