@@ -85,6 +85,10 @@ class GtidSet:
         grown.sources[key] = _normalise([*self.sources.get(key, ()), (first, last)])
         return grown
 
+    def remove(self, key: str, gno: int) -> GtidSet:
+        """This set without one GTID."""
+        return self.subtract(GtidSet({key: ((gno, gno),)})) if self.contains(key, gno) else self
+
     def union(self, other: GtidSet) -> GtidSet:
         grown = GtidSet(self.sources)
         for key, intervals in other.sources.items():
@@ -306,7 +310,7 @@ class MariadbPosition:
 
 
 class FilePosition:
-    """A place in a binlog file: the end of a transaction. ``created``: when the file was made, seconds since the epoch."""
+    """A place in a binlog file: the end of a transaction. ``created`` is when the file was made, in epoch seconds."""
 
     __slots__ = ("created", "file", "offset", "server")
 
@@ -366,6 +370,12 @@ def _same_kind(mine: P, other: Position) -> P:
             hint="run `replicator drop`, then load again",
         )
     return other
+
+
+def format_sid(sid: bytes) -> str:
+    """A UUID's 16 bytes as servers print them."""
+    text = sid.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def binlog_number(file: str) -> int:

@@ -1,0 +1,321 @@
+"""The dump connection: opened by mysql-replication, then read by us as bytes. The only place that touches private names.
+
+``BinLogStreamReader`` does what it is good at (checksum negotiation, registration, heartbeats, the dump command), on a
+session that we opened and set up; then its connection is ours and its slow per-event wrapper is never entered.
+``PRIVATE_NAMES`` lists what we touch without a promise from these libraries; a test fails when one moves.
+
+A ``Link`` hands out bytes, not packets: the readers of it scan headers in place (PERFORMANCE, rule 1).
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+import ssl
+import struct
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import pymysql
+from pymysqlreplication import BinLogStreamReader
+
+from replicator.errors import PositionLost, SourceError, SourceUnavailable, UnsupportedEvent
+from replicator.readers.gtid import FilePosition, MariadbPosition, MysqlPosition
+
+Connect = Callable[[], "pymysql.Connection[Any]"]
+"""Opens a session at the source that runs ordinary SQL; resolves the host anew each time."""
+
+PRIVATE_NAMES: Final = (
+    (BinLogStreamReader, "_BinLogStreamReader__connect_to_stream"),
+    (pymysql.connections.Connection, "_sock"),
+    (pymysql.connections.Connection, "_force_close"),
+)
+
+HEARTBEAT_SECONDS: Final = 1.0
+SILENT_HEARTBEATS: Final = 30  # a link that says nothing for so many heartbeats is dead
+RECEIVE_BYTES: Final = 1 << 19
+MAX_PACKET: Final = 0xFFFFFF  # a packet of this length is continued by the next one
+
+PACKET_HEADER: Final = struct.Struct("<IB")  # length and sequence number, then the status byte
+STATUS_OK: Final = 0x00
+STATUS_ERROR: Final = 0xFF
+EVENT_OFFSET: Final = 5  # from the packet's first byte to its event
+
+# The server cuts a dump that nobody reads for net_write_timeout: back-pressure is no death (SEMANTICS §1.8).
+SESSION_SQL: Final = "SET SESSION net_write_timeout = 3600, net_read_timeout = 3600"
+
+AWAY_CODES: Final = frozenset(
+    {
+        1040,
+        1053,
+        1158,
+        1159,
+        1160,
+        1161,
+        1203,
+        1226,
+        1317,
+        1927,
+        2002,
+        2003,
+        2005,
+        2006,
+        2013,
+        2055,
+        3169,
+        4031,
+    }
+)
+"""Server and client error numbers after which the same connect may work later."""
+
+LOGIN_CODES: Final = frozenset({1044, 1045, 1130, 1251, 1698, 1862, 2059, 3118, 3159, 4151})
+PRIVILEGE_CODES: Final = frozenset({1142, 1143, 1227, 1370})
+
+
+class Replica(NamedTuple):
+    """What we are to the source: a server_id and a uuid that no other replica of it may have."""
+
+    server_id: int
+    uuid: str
+
+    @classmethod
+    def of(cls, short_id: str) -> Replica:
+        """The same for the same pipeline at every start (SEMANTICS §1.7)."""
+        own = uuid.uuid5(uuid.NAMESPACE_URL, f"replicator:{short_id}")
+        return cls((1 << 31) | (own.int & 0x7FFFFFFF), str(own))
+
+    @classmethod
+    def passing(cls) -> Replica:
+        """For a short dump beside the pipeline's own, which it must not push out."""
+        return cls((1 << 30) | random.getrandbits(30), str(uuid.uuid4()))
+
+
+class _Members(list[str]):
+    """A GTID set for the library, which takes an empty one for "no GTIDs"."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class Link:
+    """The connection once the dump runs. ``buffer`` holds what was received and not yet dropped.
+
+    Not for two threads. ``bytes_read`` counts what came; ``address`` is for messages.
+    """
+
+    def __init__(self, connection: pymysql.Connection[Any], address: str) -> None:
+        self.address = address
+        self.buffer = b""
+        self.bytes_read = 0
+        self._connection = connection
+        self._socket: socket.socket = connection._sock
+        self._socket.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self._silence = 0.0
+
+    def fill(self, at: int, need: int, timeout: float) -> bool:
+        """Drop what is before ``at`` and receive until ``buffer`` holds ``need`` bytes; True: it does, from 0 on.
+
+        False when nothing came within ``timeout`` seconds; ``buffer`` and ``at`` are then as before. Raises
+        SourceUnavailable when the link is cut, or silent for too long while we wait.
+        """
+        have = len(self.buffer) - at + self._pending_size
+        while have < need:
+            received = self._receive(timeout)
+            if not received:
+                return False
+            have += received
+        self.buffer = b"".join((self.buffer[at:], *self._pending))
+        self._pending, self._pending_size = [], 0
+        return True
+
+    def _receive(self, timeout: float) -> int:
+        received = 0
+        try:
+            while received < RECEIVE_BYTES:
+                try:
+                    data = self._socket.recv(RECEIVE_BYTES)
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    if received or not self._wait(timeout):
+                        break
+                    continue
+                if not data:
+                    raise SourceUnavailable(f"{self.address}: the source closed the connection")
+                received += len(data)
+                self._pending.append(data)
+        except OSError as error:
+            raise SourceUnavailable(f"{self.address}: lost the connection: {error}") from error
+        self._pending_size += received
+        self.bytes_read += received
+        return received
+
+    def _wait(self, timeout: float) -> bool:
+        """Only time spent here counts as silence: while nobody reads, nothing can be heard (SEMANTICS §1.8)."""
+        begun = time.monotonic()
+        if self._poll.poll(timeout * 1000):
+            self._silence = 0.0
+            return True
+        self._silence += time.monotonic() - begun
+        if self._silence > SILENT_HEARTBEATS * HEARTBEAT_SECONDS:
+            raise SourceUnavailable(
+                f"{self.address}: no event and no heartbeat for {self._silence:.0f} seconds"
+            )
+        return False
+
+    def inspect(self, at: int, timeout: float) -> int | None:
+        """Look at a packet that is not simply a whole event: the offset of the event's end, once it is all there.
+
+        None: nothing came in time. Afterwards the packet is at 0; an event of several packets is in one piece behind
+        the first packet's five bytes. Raises for an error packet and for the end of the dump.
+        """
+        if not self._has(at, EVENT_OFFSET, timeout):
+            return None
+        head, status = PACKET_HEADER.unpack_from(self.buffer, 0)
+        length = head & MAX_PACKET
+        if not self._has(0, 4 + length, timeout):
+            return None
+        if status == STATUS_ERROR:
+            code = int.from_bytes(self.buffer[5:7], "little")
+            text = self.buffer[7 : 4 + length].decode("utf8", "replace")
+            raise explain(pymysql.err.OperationalError(code, text), self.address)
+        if status != STATUS_OK:
+            raise SourceUnavailable(f"{self.address}: the source ended the dump")
+        return 4 + length if length < MAX_PACKET else self._join(timeout)
+
+    def _has(self, at: int, need: int, timeout: float) -> bool:
+        return (at == 0 and len(self.buffer) >= need) or self.fill(at, need, timeout)
+
+    def _join(self, timeout: float) -> int | None:
+        """Take the headers out of an event longer than 16 MB; None: not all here yet, nothing has changed."""
+        pieces, at, length = [], 0, MAX_PACKET
+        while length == MAX_PACKET:
+            if not self._has(0, at + 4, timeout):
+                return None
+            length = int.from_bytes(self.buffer[at : at + 3], "little")
+            if not self._has(0, at + 4 + length, timeout):
+                return None
+            pieces.append((at + 4, at + 4 + length))
+            at += 4 + length
+        view = memoryview(self.buffer)
+        self.buffer = b"".join((view[:4], *(view[a:b] for a, b in pieces), view[at:]))
+        return 4 + sum(b - a for a, b in pieces)
+
+    def close(self) -> None:
+        self._connection._force_close()
+
+
+def open_link(connect: Connect, start: MysqlPosition, replica: Replica) -> Link:
+    """Start a dump right after ``start``. Raises SourceUnavailable, PositionLost or SourceError."""
+    opened: list[pymysql.Connection[Any]] = []
+
+    def open_session(**_: object) -> pymysql.Connection[Any]:
+        opened.append(connect())
+        with opened[0].cursor() as cursor:
+            cursor.execute(SESSION_SQL)
+        return opened[0]
+
+    stream = BinLogStreamReader(
+        connection_settings={},
+        pymysql_wrapper=open_session,
+        server_id=replica.server_id,
+        slave_uuid=replica.uuid,
+        report_slave=socket.gethostname()[:60],
+        slave_heartbeat=HEARTBEAT_SECONDS,
+        blocking=True,
+        resume_stream=True,
+        filter_non_implemented_events=False,
+        enable_logging=False,
+        **_start_options(start),
+    )
+    try:
+        stream._BinLogStreamReader__connect_to_stream()
+        _watch_peer(opened[0]._sock)
+        return Link(opened[0], f"{opened[0].host}:{opened[0].port}")
+    except BaseException as error:
+        for connection in opened:
+            connection._force_close()
+        if isinstance(error, (pymysql.err.Error, OSError)):
+            raise explain(error, _address(opened)) from error
+        raise
+
+
+def _address(opened: list[pymysql.Connection[Any]]) -> str:
+    return f"{opened[0].host}:{opened[0].port}" if opened else "source"
+
+
+def _start_options(start: MysqlPosition) -> dict[str, object]:
+    """The library's words for a position (its ``is_mariadb`` ignores a file position)."""
+    if isinstance(start, MariadbPosition):
+        return {"auto_position": start.gtids, "is_mariadb": True}
+    if isinstance(start, FilePosition):
+        if start.offset >= 1 << 32:
+            raise PositionLost(f"{start}: a dump cannot start beyond 4 GiB of a file")
+        return {"log_file": start.file, "log_pos": start.offset}
+    if any(":" in key for key in start.gtids.sources):
+        raise UnsupportedEvent(
+            f"{start}: GTIDs with tags are not supported by this version",
+            hint="assign GTIDs without tags (gtid_next='AUTOMATIC') at the source",
+        )
+    return {"auto_position": _Members(filter(None, str(start.gtids).split(",")))}
+
+
+def _watch_peer(sock: socket.socket) -> None:
+    """Find out about a dead peer in half a minute: tunnels die without a word."""
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 10),
+        ("TCP_KEEPINTVL", 5),
+        ("TCP_KEEPCNT", 4),
+        ("TCP_USER_TIMEOUT", 30_000),
+    ):
+        if hasattr(socket, name):  # the last one is Linux's own
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+# --- errors ------------------------------------------------------------------------------------------------------------
+
+
+def explain(error: pymysql.err.Error | OSError, address: str) -> SourceError:
+    """The class, message and hint for what a driver or server said at the source (SEMANTICS §8)."""
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = f"{address}: {error.args[1] if len(error.args) > 1 else error}"
+    if isinstance(getattr(error, "original_exception", error), ssl.SSLCertVerificationError):
+        return SourceError(text, hint="check tls.ca and the host name in the source's certificate")
+    if code == 1236:
+        return _explain_dump(text)
+    if code in AWAY_CODES or (isinstance(error, OSError) and not isinstance(error, pymysql.err.Error)):
+        return SourceUnavailable(text)
+    if code in LOGIN_CODES:
+        return SourceError(
+            f"{text} ({code})", hint="check source.user, source.password and the account's host"
+        )
+    if code in PRIVILEGE_CODES:
+        return SourceError(
+            f"{text} ({code})", hint="GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the source's user"
+        )
+    return SourceError(f"{text} ({code})")
+
+
+def _explain_dump(text: str) -> SourceError:
+    """Error 1236 has many meanings; only its text tells them apart."""
+    lower = text.lower()
+    if "same server_uuid/server_id" in lower:
+        return SourceError(
+            f"{text} (1236)",
+            hint="another process reads with this pipeline's server_id: stop it, or give one of them its own pipeline",
+        )
+    if "corrupt" in lower or "bogus data" in lower or "read error" in lower:
+        return SourceError(f"{text} (1236)", hint="the source's binary log is damaged; see its error log")
+    return PositionLost(
+        f"{text} (1236)",
+        hint="the source no longer has what follows the stored position: run `replicator drop`, then load again; "
+        "keep binary logs for longer (binlog_expire_logs_seconds)",
+    )
