@@ -164,15 +164,17 @@ print(server.pid, server.directory, flush=True)
 {then}
 """
 
+WAIT = "print('ready', flush=True)\nthreading.Event().wait()"
+# How a parent ends by itself, or what ends it once it is ready.
 ENDINGS: dict[str, tuple[str, Callable[[int], None] | None]] = {
     "exit": ("", None),
     "exception": ("raise ValueError", None),
     "os._exit": ("os._exit(3)", None),
-    "Ctrl-C": ("threading.Event().wait()", lambda pid: os.killpg(pid, signal.SIGINT)),
-    "SIGTERM": ("threading.Event().wait()", lambda pid: os.kill(pid, signal.SIGTERM)),
-    "kill -9": ("threading.Event().wait()", lambda pid: os.kill(pid, signal.SIGKILL)),
+    "Ctrl-C": (WAIT, lambda pid: os.killpg(pid, signal.SIGINT)),
+    "SIGTERM": (WAIT, lambda pid: os.kill(pid, signal.SIGTERM)),
+    "kill -9": (WAIT, lambda pid: os.kill(pid, signal.SIGKILL)),
     "kill -9 with a forked child": (
-        "os.fork() or (os.read(0, 1), os._exit(0))\nthreading.Event().wait()",
+        f"os.fork() or (os.read(0, 1), os._exit(0))\n{WAIT}",
         lambda pid: os.kill(pid, signal.SIGKILL),
     ),
 }
@@ -210,9 +212,12 @@ def test_nothing_is_left_when_the_parent_ends(ending: str) -> None:
     parent, pid, directory = start_parent("mariadb", f"sys.stdin.readline()\n{then}")
     server, keeper = os.pidfd_open(pid), os.pidfd_open(supervisor_of(pid))
     assert directory.is_dir()
-    parent.stdin.write("go\n")  # type: ignore[union-attr]
-    parent.stdin.flush()  # type: ignore[union-attr]
+    assert parent.stdin is not None
+    assert parent.stdout is not None
+    parent.stdin.write("go\n")
+    parent.stdin.flush()
     if act:
+        assert parent.stdout.readline() == "ready\n"
         act(parent.pid)
     assert has_ended(server)
     assert has_ended(keeper)
