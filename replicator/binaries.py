@@ -173,7 +173,7 @@ def _unpack(product: Product) -> Installation:
     _say(f"fetching {product.title} from Debian {product.suite} into {_prefix(product)}")
     with tempfile.TemporaryDirectory(dir=_parent(product), prefix=f".{product.kind}-") as name:
         folder = Path(name)
-        source = f"deb [signed-by={_keyring(folder)}] {_mirror()} {product.suite} main\n"
+        source = f"deb [signed-by={_keyring(folder)}] {find_mirror()} {product.suite} main\n"
         debs = _download(folder / "apt", product, source)
         staging = folder / "prefix"
         for deb in debs:
@@ -213,20 +213,23 @@ def _impossible(product: Product, reason: str) -> MissingBinary:
     )
 
 
-def _mirror() -> str:
+def find_mirror(etc: Path = Path("/etc/apt")) -> str:
     """The Debian mirror that the machine's own package sources name: a company may allow no other."""
     if os.environ.get("REPLICATOR_DEBIAN_MIRROR"):
         return os.environ["REPLICATOR_DEBIAN_MIRROR"]
-    etc = Path("/etc/apt")
     for file in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         if file.suffix in {".list", ".sources"} and file.is_file():
-            lines = [
-                line for line in file.read_text(errors="replace").splitlines() if not line.startswith("#")
-            ]
-            match = re.search(r"\S+:\S*/debian(?:\.list)?/?(?=\s|$)", "\n".join(lines))
-            if match:
-                return match[0]
+            for entry in _split_sources(file):
+                match = re.search(r"\S+:\S*/debian(?:\.list)?/?(?=\s|$)", entry)
+                if match and re.search(r"\smain(\s|$)", entry):  # others serve …/debian too, without a `main`
+                    return match[0]
     return DEFAULT_MIRROR
+
+
+def _split_sources(file: Path) -> list[str]:
+    """The file's entries without comments: lines of a .list, paragraphs of a .sources file."""
+    lines = [line for line in file.read_text(errors="replace").splitlines() if not line.startswith("#")]
+    return lines if file.suffix == ".list" else "\n".join(lines).split("\n\n")
 
 
 def _keyring(folder: Path) -> Path:

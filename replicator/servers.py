@@ -330,12 +330,11 @@ def _resolve_settings(
 
 def _server_command(installation: Installation, settings: dict[str, Setting]) -> list[str]:
     program = binaries.PRODUCTS[installation.kind].program
-    basedir = installation.basedir / "usr" if installation.loader else installation.basedir
-    fixed: dict[str, Setting] = {
-        "basedir": str(basedir),
-        "lc_messages_dir": str(installation.share),
-        "plugin_dir": str(basedir / "lib/mysql/plugin"),
-    }
+    fixed: dict[str, Setting] = {}
+    if installation.loader:  # a server the machine has knows its own places
+        basedir = installation.basedir / "usr"
+        plugins, messages = basedir / "lib/mysql/plugin", installation.share
+        fixed = {"basedir": str(basedir), "plugin_dir": str(plugins), "lc_messages_dir": str(messages)}
     if os.geteuid() == 0:
         fixed["user"] = "root"
     options = [_build_option(name, value) for name, value in (fixed | settings).items() if value is not None]
@@ -398,7 +397,8 @@ def _build_accounts(password: str, local: str) -> str:
 def _build_mariadb_bootstrap(share: Path, password: str) -> str:
     """What mariadb-install-db feeds the server: the system tables; then our account in place of its own."""
     names = ("system_tables", "performance_tables", "system_tables_data")
-    scripts = "\n".join((share / f"mysql_{name}.sql").read_text() for name in names)
+    # mysql_… up to MariaDB 10, mariadb_… later.
+    scripts = "\n".join(next(share.glob(f"m*_{name}.sql")).read_text() for name in names)
     # The scripts create root@localhost from these variables, as the product's own installer sets them.
     variables = "SET @auth_root_socket = NULL, @skip_auth_anonymous = 1, @current_hostname = 'localhost';\n"
     local = (

@@ -83,6 +83,32 @@ def test_unpacked_programs_run_by_their_own_loader(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "mirror"),
+    [
+        (
+            "a.list",
+            "deb [arch=amd64] https://mirror.example/debian/ trixie main\n",
+            "https://mirror.example/debian/",
+        ),
+        ("a.list", "deb https://tools.example/linux/debian trixie stable\n", binaries.DEFAULT_MIRROR),
+        ("a.list", "# deb https://mirror.example/debian trixie main\n", binaries.DEFAULT_MIRROR),
+        ("a.list", "deb http://mirror.example/ubuntu noble main\n", binaries.DEFAULT_MIRROR),
+        (
+            "a.sources",
+            "Types: deb\nURIs: http://s.example/debian-security\nSuites: s\nComponents: main\n\n"
+            "Types: deb\n# note\nURIs: mirror+file:/etc/apt/mirrors/debian.list\nSuites: s\nComponents: main\n",
+            "mirror+file:/etc/apt/mirrors/debian.list",
+        ),
+    ],
+)
+def test_the_machines_own_debian_mirror_is_used(tmp_path: Path, name: str, text: str, mirror: str) -> None:
+    folder = tmp_path / "sources.list.d"
+    folder.mkdir()
+    (folder / name).write_text(text)
+    assert binaries.find_mirror(tmp_path) == mirror
+
+
+@pytest.mark.parametrize(
     ("banner", "version"),
     [
         ("mysqld  Ver 9.7.4-2 for Linux on x86_64 ((Debian))", (9, 7, 4)),
