@@ -122,7 +122,10 @@ class Server:
         self.log = self.directory / "log"
         self.pid = 0
         self.port = 0
-        self._supervisor.ask(do="copy", **{"from": str(template / "data"), "to": str(self.datadir)})
+        copied = self._supervisor.ask(do="copy", **{"from": str(template / "data"), "to": str(self.datadir)})
+        if copied["code"]:
+            self.close()
+            raise ServerFailed(f"{template} could not be copied to {self.datadir}", hint="is the disk full?")
         self._start_on_free_port()
 
     # --- life cycle -------------------------------------------------------------------------------
