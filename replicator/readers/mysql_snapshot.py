@@ -31,6 +31,7 @@ LOCK_ROUNDS: Final = 8
 LOCK_WAIT_SECONDS: Final = 2  # writes queue behind a lock that waits: never longer
 LONGEST_BACK_OFF: Final = 10.0
 
+_LOCK_ALL: Final = "FLUSH TABLES WITH READ LOCK"
 _LOCK_WAIT: Final = 1205
 _DENIED: Final = {1044, 1142, 1143, 1227}
 
@@ -234,7 +235,7 @@ def _open_locked(
                 return snapshot
             if stop.wait(min(LONGEST_BACK_OFF, 0.1 * 2**number)):
                 raise SnapshotLost("the load was stopped while it waited for a lock at the source")
-    snapshot, _ = _try_locked(source, "FLUSH TABLES WITH READ LOCK", tables, workers)
+    snapshot, _ = _try_locked(source, _LOCK_ALL, tables, workers)
     if snapshot is not None:
         return snapshot
     names = ", ".join(str(table.source) for table in tables)
@@ -265,20 +266,19 @@ def _try_locked(
 
 
 def _take_lock(control: Any, lock: str) -> bool:
-    """Whether the lock was had in time. Raises SourceError naming the grant that is missing."""
+    """Whether the lock was had in time; the last resort, which needs RELOAD, may also be denied. Raises SourceError."""
     _query(control, f"SET SESSION lock_wait_timeout = {LOCK_WAIT_SECONDS}")
     try:
         with control.cursor() as cursor:
             cursor.execute(lock)
     except pymysql.MySQLError as error:
         code = error.args[0]
-        if code == _LOCK_WAIT:
+        if code == _LOCK_WAIT or (code in _DENIED and lock == _LOCK_ALL):
             return False
         if code in _DENIED:
-            right = "RELOAD ON *.*" if lock.startswith("FLUSH") else "LOCK TABLES ON <database>.*"
             raise SourceError(
                 f"the source refuses {lock}: {error.args[1]} (error {code})",
-                hint=f"run at the source: GRANT {right} TO <the account in the pipeline file>",
+                hint="run at the source: GRANT LOCK TABLES ON <database>.* TO <the account in the pipeline file>",
             ) from None
         raise build_error(error) from None
     return True
