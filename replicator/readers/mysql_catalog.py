@@ -27,6 +27,7 @@ from replicator.model import (
     UniqueKey,
 )
 from replicator.typemap import expression
+from replicator.typemap.capacity import widen_text
 from replicator.typemap.collation import Choice, canonical_name, choose_collation
 from replicator.typemap.mysql import TYPES, SourceType, clean_type
 
@@ -275,7 +276,10 @@ class _Builder:
         if registration.kind in _LABELLED:
             members = ",".join(expression.quote_text(x) for x in expression.parse_labels(row["column_type"]))
             return registration.kind, f"{registration.name}({members})", choice
-        return registration.kind, registration.target(clean_type(row["column_type"])), choice
+        target_type = registration.target(clean_type(row["column_type"]))
+        if registration.kind is Kind.TEXT and choice:
+            target_type = widen_text(target_type, canonical_name(row["character_set_name"]), choice.charset)
+        return registration.kind, target_type, choice
 
     def _find_type(self, row: Record) -> SourceType:
         registration = TYPES.get(row["data_type"].lower())
