@@ -377,9 +377,8 @@ def _time_zone(buffer: bytes, at: int | None) -> str | None:
 
 # Sizes of the status variables with a fixed size, by code, and how many bytes of each are its number.
 _STATUS_SIZES: Final = {
-    **{0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4, 13: 3, 16: 1, 17: 8, 18: 2, 19: 1, 20: 1},
-    **{128: 3, 129: 8},
-}
+    0: 4, 1: 8, 3: 4, 4: 6, 7: 2, 8: 2, 9: 8, 10: 4, 13: 3, 16: 1, 17: 8, 18: 2, 19: 1, 20: 1, 128: 3, 129: 8,
+}  # fmt: skip
 _STATUS_NUMBERS: Final = {4: 2}
 
 
@@ -449,7 +448,7 @@ def parse_gtid_tagged(buffer: bytes, start: int, end: int) -> Gtid:
     version, at = _read_varint(buffer, start)
     _size, at = _read_varint(buffer, at)
     _last_needed, at = _read_varint(buffer, at)
-    if version != 0 and version != 1:
+    if version not in {0, 1}:
         raise ValueError(f"serialization version {version}")
     fields: dict[int, int] = {}
     sid, tag = b"", ""

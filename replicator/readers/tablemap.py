@@ -7,7 +7,7 @@ Format: the public documentation of Table_map_event and its optional metadata (b
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from replicator.errors import UnsupportedEvent
 from replicator.readers.binlog import read_lenenc
@@ -122,8 +122,8 @@ def parse_table_map(buffer: bytes, start: int, end: int) -> TableMap:
     """The whole event, FULL metadata included. Raises UnsupportedEvent naming the table."""
     table_id, schema, table = parse_table_name(buffer, start, end)
     try:
-        at = start + 12 + buffer[start + 8]
-        at += buffer[at - 1] + 1
+        at = start + 10 + buffer[start + 8]  # the length of the table's name; a zero byte ends each name
+        at += buffer[at] + 2
         columns, at = _parse_columns(buffer, at, end)
         fields = _split_optional(buffer, at, end)
         flags = int.from_bytes(buffer[start + 6 : start + 8], "little")
@@ -207,7 +207,7 @@ def _add_metadata(columns: list[ColumnMap], fields: dict[int, bytes]) -> tuple[C
     character = [i for i, column in enumerate(columns) if column.type in _CHARACTER]
     labelled = [i for i, column in enumerate(columns) if column.type in (ENUM, SET)]
     everywhere = list(range(len(columns)))
-    found: dict[str, dict[int, object]] = {
+    found: dict[str, dict[int, Any]] = {
         "unsigned": _bits(numeric, fields.get(_SIGNEDNESS)),
         "visible": _bits(everywhere, fields.get(_COLUMN_VISIBILITY)),
         "charset": _charsets(character, fields.get(_DEFAULT_CHARSET), fields.get(_COLUMN_CHARSET))
@@ -226,7 +226,7 @@ def _add_metadata(columns: list[ColumnMap], fields: dict[int, bytes]) -> tuple[C
     )
 
 
-def _bits(ordinals: list[int], field: bytes | None) -> dict[int, object]:
+def _bits(ordinals: list[int], field: bytes | None) -> dict[int, Any]:
     if field is None:
         return {}
     return {column: bool(field[i // 8] >> 7 - i % 8 & 1) for i, column in enumerate(ordinals)}
@@ -251,20 +251,20 @@ def _strings(field: bytes) -> list[bytes]:
     return found
 
 
-def _charsets(ordinals: list[int], default: bytes | None, each: bytes | None) -> dict[int, object]:
+def _charsets(ordinals: list[int], default: bytes | None, each: bytes | None) -> dict[int, Any]:
     if each is not None:
         return dict(zip(ordinals, _numbers(each), strict=True))
     if default is None:
         return {}
     first, *pairs = _numbers(default)
-    found: dict[int, object] = dict.fromkeys(ordinals, first)
+    found: dict[int, Any] = dict.fromkeys(ordinals, first)
     for index, collation in zip(pairs[::2], pairs[1::2], strict=True):
         found[ordinals[index]] = collation
     return found
 
 
-def _labels(columns: list[ColumnMap], kind: int, field: bytes) -> dict[int, object]:
-    found: dict[int, object] = {}
+def _labels(columns: list[ColumnMap], kind: int, field: bytes) -> dict[int, Any]:
+    found: dict[int, Any] = {}
     ordinals = iter(i for i, column in enumerate(columns) if column.type == kind)
     at = 0
     while at < len(field):
@@ -278,7 +278,7 @@ def _labels(columns: list[ColumnMap], kind: int, field: bytes) -> dict[int, obje
     return found
 
 
-def _numbers_of(columns: list[ColumnMap], kind: int, field: bytes) -> dict[int, object]:
+def _numbers_of(columns: list[ColumnMap], kind: int, field: bytes) -> dict[int, Any]:
     ordinals = [i for i, column in enumerate(columns) if column.type == kind]
     return dict(zip(ordinals, _numbers(field), strict=False))
 

@@ -1,0 +1,240 @@
+"""How each column type of a table map lies in a row image and becomes a canonical value, as pieces of code; pure.
+
+rowcodec joins the pieces into one function per table. Lengths and layouts come from the table map; what it cannot tell
+(UUID, INET6, labels) comes from the Column.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from replicator.errors import UnsupportedEvent
+from replicator.model import Column, Kind
+from replicator.readers import rowvalues
+from replicator.readers import tablemap as types
+from replicator.readers.binaryjson import read_json
+from replicator.readers.tablemap import ColumnMap
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One column of a row image.
+
+    Fixed width: ``formats`` are struct codes (little-endian), one per name in ``value``, an expression with ``{0}``,
+    ``{1}`` … for what was read. Variable: ``prefix`` bytes of length, ``{0}`` is the slice. ``before`` is a statement
+    that ``value`` needs run first. ``constants`` are the names both use.
+    """
+
+    formats: tuple[str, ...] = ()
+    prefix: int = 0
+    value: str = "{0}"
+    before: str = ""
+    constants: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column at its place in the table map; ``ordinal`` is its place in TableSchema.columns, None when skipped."""
+
+    index: int
+    name: str
+    ordinal: int | None
+    nullable: bool
+    layout: Layout
+
+    @property
+    def size(self) -> int:
+        """Bytes of a fixed-width column, or of the length prefix."""
+        return self.layout.prefix or struct.calcsize("<" + "".join(self.layout.formats))
+
+
+def build_field(
+    index: int, name: str, ordinal: int | None, one: ColumnMap, column: Column | None, *, table: str
+) -> Field:
+    """Raises UnsupportedEvent naming table and column for a type that cannot be read."""
+    build = _LAYOUTS.get(one.type)
+    layout = build(index, one, column) if build else None
+    if layout is None:
+        spelling = column.source_type if column else "generated"
+        raise UnsupportedEvent(
+            f"{table}.{name}: a column of type {spelling} (number {one.type} in the log) cannot be read",
+            hint="Deselect this table (`skip: true`), or rebuild it (ALTER TABLE … FORCE) where the type is an old format.",
+        )
+    return Field(index, name, ordinal, one.nullable, layout)
+
+
+_LayoutBuilder = Callable[[int, ColumnMap, Column | None], Layout | None]
+
+
+def _number(signed: str, unsigned: str) -> _LayoutBuilder:
+    return lambda _index, one, _column: Layout((unsigned if one.unsigned else signed,))
+
+
+def _int24(_index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    return Layout(("H", "B" if one.unsigned else "b"), value="{1} << 16 | {0}")
+
+
+def _real(code: str) -> _LayoutBuilder:
+    return lambda _index, _one, _column: Layout((code,))
+
+
+def _looked_up(table: object, *formats: str) -> _LayoutBuilder:
+    """A value found in ``table`` by the one thing read."""
+    return lambda index, _one, _column: Layout(
+        formats, value=f"c{index}[{{0}}]", constants={f"c{index}": table}
+    )
+
+
+def _decimal(index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    precision, scale = one.meta >> 8, one.meta & 255
+    size = rowvalues.decimal_size(precision, scale)
+    texts = rowvalues.decimals(precision, scale)
+    return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": texts})
+
+
+def _bit(_index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    size = (one.meta + 7) // 8
+    if size == 1:
+        return Layout(("B",))
+    return Layout((f"{size}s",), value="from_bytes({0}, 'big')", constants={"from_bytes": int.from_bytes})
+
+
+def _add_fraction(index: int, digits: int, layout: Layout, at: int) -> Layout:
+    """``layout`` with a fraction behind it, read as the value numbered ``at``."""
+    if digits == 0:
+        return layout
+    size = rowvalues.fraction_size(digits)
+    constants = layout.constants | {f"f{index}": rowvalues.fractions(digits)}
+    value = f"{layout.value} + f{index}[{{{at}}}]"
+    if digits == 6:  # too many to keep
+        value = f"b'%b.%06d' % ({layout.value}, from_bytes({{{at}}}, 'big'))"
+        constants |= {"from_bytes": int.from_bytes}
+    return Layout((*layout.formats, f"{size}s"), 0, value, layout.before, constants)
+
+
+def _datetime2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    layout = Layout(
+        ("3s", "H"),
+        value=f"d{index} + e{index}[{{1}}]",
+        before=f"d{index}, e{index} = c{index}[{{0}}]",
+        constants={f"c{index}": rowvalues.DATETIME_HALVES},
+    )
+    return _add_fraction(index, one.meta, layout, 2)
+
+
+def _timestamp2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    layout = Layout(("4s",), value=f"c{index}[{{0}}]", constants={f"c{index}": rowvalues.TIMESTAMPS})
+    return _add_fraction(index, one.meta, layout, 1)
+
+
+def _time2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    size = 3 + rowvalues.fraction_size(one.meta)
+    texts = rowvalues.times(one.meta)
+    return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": texts})
+
+
+def _old_temporal(table: object, size: int) -> _LayoutBuilder:
+    """Formats from before 5.6, which MariaDB still writes with mysql56_temporal_format=OFF, without fractions.
+
+    Its own format for fractions has the same type number and does not say its length: it is refused.
+    """
+
+    def build(index: int, _one: ColumnMap, column: Column | None) -> Layout | None:
+        if column is not None and "(" in column.source_type.split("/*")[0]:
+            return None
+        return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": table})
+
+    return build
+
+
+_SET_FORMATS: Final = {1: ("B",), 2: ("H",), 3: ("H", "B"), 4: ("I",), 8: ("Q",)}
+
+
+def _enum(index: int, one: ColumnMap, column: Column | None) -> Layout:
+    members = (0, *column.labels) if column else ()
+    return Layout(_SET_FORMATS[one.meta], value=f"c{index}[{{0}}]", constants={f"c{index}": members})
+
+
+def _set(index: int, one: ColumnMap, column: Column | None) -> Layout:
+    formats = _SET_FORMATS[one.meta]
+    number = "{0}" if len(formats) == 1 else "{1} << 16 | {0}"
+    texts = rowvalues.sets(column.labels) if column else {}
+    return Layout(formats, value=f"c{index}[{number}]", constants={f"c{index}": texts})
+
+
+def _length_size(one: ColumnMap) -> int:
+    return 1 if one.meta < 256 else 2
+
+
+_FIXED_BINARY: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "uuid": rowvalues.read_uuid,
+    "inet4": rowvalues.read_inet4,
+    "inet6": rowvalues.read_inet6,
+}
+
+
+def _string(index: int, one: ColumnMap, column: Column | None) -> Layout:
+    read = _FIXED_BINARY.get(column.source_type.lower()) if column else None
+    if read:
+        return Layout(prefix=_length_size(one), value=f"c{index}({{0}})", constants={f"c{index}": read})
+    if column and column.kind is Kind.BINARY:  # the log drops trailing zero bytes
+        return Layout(prefix=_length_size(one), value=f"{{0}}.ljust({one.meta}, b'\\0')")
+    return Layout(prefix=_length_size(one))
+
+
+def _varchar(_index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    return Layout(prefix=_length_size(one))
+
+
+def _blob(_index: int, one: ColumnMap, _column: Column | None) -> Layout | None:
+    return Layout(prefix=one.meta) if one.meta in {1, 2, 3, 4} else None
+
+
+def _inflated(build: _LayoutBuilder) -> _LayoutBuilder:
+    def build_inflated(index: int, one: ColumnMap, column: Column | None) -> Layout | None:
+        layout = build(index, one, column)
+        name = f"c{index}"
+        constants: dict[str, object] = {name: rowvalues.inflate_column}
+        return layout and Layout(prefix=layout.prefix, value=f"{name}({{0}})", constants=constants)
+
+    return build_inflated
+
+
+def _json(index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    return Layout(prefix=one.meta, value=f"c{index}({{0}})", constants={f"c{index}": read_json})
+
+
+_LAYOUTS: Final[dict[int, _LayoutBuilder]] = {
+    types.TINY: _number("b", "B"),
+    types.SHORT: _number("h", "H"),
+    types.INT24: _int24,
+    types.LONG: _number("i", "I"),
+    types.LONGLONG: _number("q", "Q"),
+    types.FLOAT: _real("f"),
+    types.DOUBLE: _real("d"),
+    types.NEWDECIMAL: _decimal,
+    types.BIT: _bit,
+    types.YEAR: _looked_up(rowvalues.YEARS, "B"),
+    types.DATE: _looked_up(rowvalues.DATES, "3s"),
+    types.NEWDATE: _looked_up(rowvalues.DATES, "3s"),
+    types.TIME: _old_temporal(rowvalues.OLD_TIMES, 3),
+    types.DATETIME: _old_temporal(rowvalues.OLD_DATETIMES, 8),
+    types.TIMESTAMP: _old_temporal(rowvalues.OLD_TIMESTAMPS, 4),
+    types.TIME2: _time2,
+    types.DATETIME2: _datetime2,
+    types.TIMESTAMP2: _timestamp2,
+    types.ENUM: _enum,
+    types.SET: _set,
+    types.STRING: _string,
+    types.VARCHAR: _varchar,
+    types.VAR_STRING: _varchar,
+    types.BLOB: _blob,
+    types.GEOMETRY: _blob,
+    types.VECTOR: _blob,
+    types.BLOB_COMPRESSED: _inflated(_blob),
+    types.VARCHAR_COMPRESSED: _inflated(_varchar),
+    types.JSON: _json,
+}
