@@ -85,10 +85,6 @@ class GtidSet:
         grown.sources[key] = _normalise([*self.sources.get(key, ()), (first, last)])
         return grown
 
-    def remove(self, key: str, gno: int) -> GtidSet:
-        """This set without one GTID."""
-        return self.subtract(GtidSet({key: ((gno, gno),)})) if self.contains(key, gno) else self
-
     def union(self, other: GtidSet) -> GtidSet:
         grown = GtidSet(self.sources)
         for key, intervals in other.sources.items():

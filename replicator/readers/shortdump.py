@@ -9,16 +9,26 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from replicator.errors import SourceUnavailable
-from replicator.model import Position, TableName
+from replicator.model import TableName
 from replicator.readers import binlog
-from replicator.readers.gtid import FilePosition, GtidPosition, format_sid
+from replicator.readers.gtid import FilePosition, GtidPosition, binlog_number
 from replicator.readers.tablemap import parse_table_name
-from replicator.readers.transport import EVENT_OFFSET, Connect, Link, Replica, open_link
+from replicator.readers.transport import (
+    EVENT_OFFSET,
+    Connect,
+    DumpEnded,
+    Link,
+    Replica,
+    open_link,
+    read_rotate,
+)
 
 _SILENT: Final = frozenset(
     {
         binlog.STOP,
         binlog.ROTATE,
+        binlog.GTID,
+        binlog.XID,
         binlog.FORMAT_DESCRIPTION,
         binlog.HEARTBEAT,
         binlog.HEARTBEAT_V2,
@@ -27,32 +37,42 @@ _SILENT: Final = frozenset(
         *binlog.ROWS_TYPES,  # their tables were named by the table map before them
     }
 )
-_ENDS: Final = frozenset({b"COMMIT", b"ROLLBACK"})
+_GROUP_WORDS: Final = (b"BEGIN", b"COMMIT", b"ROLLBACK", b"SAVEPOINT ")
 
 
 class Event(NamedTuple):
-    """One event in place: its body is ``buffer[start:end]``, checksum left out. ``timestamp`` is seconds."""
+    """One event in place: its body is ``buffer[start:end]``, checksum left out.
+
+    ``timestamp`` is seconds since the epoch, ``place`` the number of the file and the event's end in it (0 when
+    the dump made it up).
+    """
 
     type: int
     timestamp: int
+    place: tuple[int, int]
     buffer: bytes
     start: int
     end: int
 
 
 def read_events(link: Link, seconds: float) -> Iterator[Event]:
-    """Events one by one, without end. Raises SourceUnavailable when none comes for ``seconds``."""
-    checksum = at = 0
+    """Events one by one until the dump ends. Raises SourceUnavailable when none comes for ``seconds``."""
+    checksum = at = number = 0
     while True:
-        end = link.inspect(at, seconds)
+        try:
+            end = link.inspect(at, seconds)
+        except DumpEnded:
+            return
         if end is None:
             raise SourceUnavailable(f"{link.address}: the source sent nothing for {seconds:.0f} seconds")
         buffer, start = link.buffer, EVENT_OFFSET + binlog.HEADER_SIZE
-        timestamp, kind, *_ = binlog.HEADER.unpack_from(buffer, EVENT_OFFSET)
+        timestamp, kind, _, _, log_pos, _ = binlog.HEADER.unpack_from(buffer, EVENT_OFFSET)
         if kind == binlog.FORMAT_DESCRIPTION:
             description = binlog.parse_format_description(buffer, start, end)
             checksum = binlog.CHECKSUM_SIZE if description.checksum else 0
-        yield Event(kind, timestamp, buffer, start, end - checksum)
+        if kind == binlog.ROTATE:
+            number = binlog_number(read_rotate(buffer, EVENT_OFFSET, end).file)
+        yield Event(kind, timestamp, (number, log_pos), buffer, start, end - checksum)
         at = end
 
 
@@ -70,72 +90,49 @@ def read_created(connect: Connect, server: str, file: str, seconds: float = 30.0
 
 
 def touched_tables(
-    connect: Connect, start: Position, end: Position, seconds: float = 30.0
-) -> set[TableName] | None:
-    """The tables that transactions after ``start`` and up to ``end`` wrote to (SEMANTICS §2.2); MySQL GTID positions.
+    connect: Connect, start: GtidPosition, file: str, offset: int, seconds: float = 30.0
+) -> frozenset[TableName] | None:
+    """The tables that any logged transaction outside ``start`` and up to a place in the log wrote to (SEMANTICS §2.2).
 
-    None when something was seen that is not plainly rows of tables: DDL, statements, XA. Raises as ``open_link`` does,
-    and SourceUnavailable when the log does not reach ``end`` for ``seconds``.
+    None when something was seen that is not plainly rows of tables: DDL, statements, XA. Raises as ``open_link`` does.
     """
-    if not isinstance(start, GtidPosition) or not isinstance(end, GtidPosition):
-        return None
-    if start.covers(end):
-        return set()
-    link = open_link(connect, start, Replica.passing())
+    link = open_link(connect, start, Replica.passing(), waits=False)
     try:
-        return _collect(read_events(link, seconds), start, end)
+        return _collect(read_events(link, seconds), (binlog_number(file), offset))
     finally:
         link.close()
 
 
-def _collect(events: Iterator[Event], start: GtidPosition, end: GtidPosition) -> set[TableName] | None:
+def _collect(events: Iterator[Event], place: tuple[int, int]) -> frozenset[TableName] | None:
     tables: set[TableName] = set()
-    missing = end.gtids.subtract(start.gtids)
-    sid, gno = "", 0
     for event in events:
-        if event.type == binlog.GTID:
-            gtid = binlog.parse_gtid(event.buffer, event.start, event.end)
-            sid, gno = format_sid(gtid.sid), gtid.gno
-            continue
-        is_end = _visit(event, tables)
-        if is_end is None:
+        if not _is_plain(event, tables):
             return None
-        if is_end:
-            missing = missing.remove(sid, gno)
-            if not missing:
-                break
-    return tables
+        if event.place >= place:
+            break
+    return frozenset(tables)
 
 
-def _visit(event: Event, tables: set[TableName]) -> bool | None:
-    """Note the table of a table map. True when the event ends its group, None when it is not plainly rows."""
+def _is_plain(event: Event, tables: set[TableName]) -> bool:
+    """Note the table of a table map. False when the event is not plainly rows."""
     kind, buffer, start, end = event.type, event.buffer, event.start, event.end
     if kind in _SILENT:
-        return False
+        return True
     if kind == binlog.TABLE_MAP:
         name = parse_table_name(buffer, start, end)
         tables.add(TableName(name.schema, name.table))
-        return False
-    if kind == binlog.XID:
         return True
     if kind == binlog.QUERY:
-        statement = binlog.parse_query(buffer, start, end).statement
-        if statement in _ENDS:
-            return True
-        return (
-            False if statement == b"BEGIN" or statement.startswith((b"SAVEPOINT ", b"ROLLBACK TO ")) else None
-        )
+        return binlog.parse_query(buffer, start, end).statement.startswith(_GROUP_WORDS)
     if kind == binlog.TRANSACTION_PAYLOAD:
-        return _visit_payload(buffer, start, end, tables)
-    return None
+        return all(_is_plain(inner, tables) for inner in _read_inner(buffer, start, end))
+    return False
 
 
-def _visit_payload(buffer: bytes, start: int, end: int, tables: set[TableName]) -> bool | None:
+def _read_inner(buffer: bytes, start: int, end: int) -> Iterator[Event]:
     for block in binlog.read_payload(buffer, start, end):
         at = 0
         while at < len(block):
             timestamp, kind, _, size, _, _ = binlog.HEADER.unpack_from(block, at)
-            if _visit(Event(kind, timestamp, block, at + binlog.HEADER_SIZE, at + size), tables) is None:
-                return None
+            yield Event(kind, timestamp, (0, 0), block, at + binlog.HEADER_SIZE, at + size)
             at += size
-    return True

@@ -23,6 +23,7 @@ import pymysql
 from pymysqlreplication import BinLogStreamReader
 
 from replicator.errors import PositionLost, SourceError, SourceUnavailable, UnsupportedEvent
+from replicator.readers import binlog
 from replicator.readers.gtid import FilePosition, MariadbPosition, MysqlPosition
 
 Connect = Callable[[], "pymysql.Connection[Any]"]
@@ -73,6 +74,10 @@ AWAY_CODES: Final = frozenset(
 
 LOGIN_CODES: Final = frozenset({1044, 1045, 1130, 1251, 1698, 1862, 2059, 3118, 3159, 4151})
 PRIVILEGE_CODES: Final = frozenset({1142, 1143, 1227, 1370})
+
+
+class DumpEnded(SourceUnavailable):
+    """The source has sent all it has: only asked for in a dump that does not wait."""
 
 
 class Replica(NamedTuple):
@@ -145,6 +150,8 @@ class Link:
                     if received or not self._wait(timeout):
                         break
                     continue
+                if not data and received:
+                    break  # what came before the end may say why it ended
                 if not data:
                     raise SourceUnavailable(f"{self.address}: the source closed the connection")
                 received += len(data)
@@ -185,7 +192,7 @@ class Link:
             text = self.buffer[7 : 4 + length].decode("utf8", "replace")
             raise explain(pymysql.err.OperationalError(code, text), self.address)
         if status != STATUS_OK:
-            raise SourceUnavailable(f"{self.address}: the source ended the dump")
+            raise DumpEnded(f"{self.address}: the source ended the dump")
         return 4 + length if length < MAX_PACKET else self._join(timeout)
 
     def _has(self, at: int, need: int, timeout: float) -> bool:
@@ -210,8 +217,11 @@ class Link:
         self._connection._force_close()
 
 
-def open_link(connect: Connect, start: MysqlPosition, replica: Replica) -> Link:
-    """Start a dump right after ``start``. Raises SourceUnavailable, PositionLost or SourceError."""
+def open_link(connect: Connect, start: MysqlPosition, replica: Replica, *, waits: bool = True) -> Link:
+    """Start a dump right after ``start``; ``waits``: go on when the log's end is reached.
+
+    Raises SourceUnavailable, PositionLost or SourceError.
+    """
     opened: list[pymysql.Connection[Any]] = []
 
     def open_session(**_: object) -> pymysql.Connection[Any]:
@@ -227,7 +237,7 @@ def open_link(connect: Connect, start: MysqlPosition, replica: Replica) -> Link:
         slave_uuid=replica.uuid,
         report_slave=socket.gethostname()[:60],
         slave_heartbeat=HEARTBEAT_SECONDS,
-        blocking=True,
+        blocking=waits,
         resume_stream=True,
         filter_non_implemented_events=False,
         enable_logging=False,
@@ -278,6 +288,16 @@ def _watch_peer(sock: socket.socket) -> None:
     ):
         if hasattr(socket, name):  # the last one is Linux's own
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def read_rotate(buffer: bytes, at: int, end: int) -> binlog.Rotate:
+    """The rotate event at ``at`` (its header's offset).
+
+    The dump makes some up before it says whether events carry checksums, so the checksum itself must tell.
+    """
+    if binlog.verify_checksum(buffer, at, end - at):
+        end -= binlog.CHECKSUM_SIZE
+    return binlog.parse_rotate(buffer, at + binlog.HEADER_SIZE, end)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
