@@ -1,28 +1,54 @@
 """Turn steps into MySQL statements and packets: the only place with MySQL DML grammar (pure).
 
-Between ``plan`` and ``apply`` (and ``load``). Values are rendered by code generated per table.
+Between ``plan`` and ``apply`` (and ``load``). The shapes are those of PERFORMANCE rule 9: LOAD DATA or multi-row INSERT,
+UPDATE joined with VALUES ROW, DELETE by list of keys. Every access to the target goes by the key's index, which is
+forced: the optimizer would rather scan a small table, and a scan locks what other sessions write. Values are rendered
+by ``literal``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
+from typing import Final, NamedTuple
 
-from replicator.model import Op, Row, TableSchema
-from replicator.plan import Step
+from replicator.errors import DataError
+from replicator.literal import (
+    ESCAPE,
+    FIELD_END,
+    LINE_END,
+    LineRenderer,
+    Renderer,
+    build_lines,
+    build_literals,
+    build_load_column,
+    charset_name,
+    collation_charset,
+    escape_text,
+)
+from replicator.model import Column, Key, Kind, Op, Row, TableSchema
+from replicator.plan import Action, Step
 
-BODY_BLOCK = 1 << 20
-CHECK_COUNT = b"DO IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))"
-CHECK_WARNINGS = b"DO IF(@@warning_count=0,0,(SELECT 1 UNION ALL SELECT 2))"
+BODY_BLOCK: Final = 1 << 20
+STATEMENT_BYTES: Final = 1 << 20  # a longer one gains nothing and costs the server's parser memory
+PACKET_BYTES: Final = 16 << 20
+LOAD_ROWS: Final = 50_000  # rows of one LOAD: its file is rendered as a whole
+DELETE_KEYS: Final = 10_000  # SEMANTICS §5.7
+LOAD_TOKEN: Final = b"replicator-rows"
+
+CHECK_COUNT: Final = b"DO IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))"
+CHECK_LOAD: Final = b"DO IF(ROW_COUNT()=%d AND @@warning_count=0,0,(SELECT 1 UNION ALL SELECT 2))"
 
 
 class Statement(NamedTuple):
     """One statement of a batch.
 
-    ``rows``: how many rows it stands for. ``expect``: the ROW_COUNT a DO right after it checks, None where it is only
-    counted. ``check_warnings``: a DO right after it checks that it gave no warning. ``body``: blocks of at most 1 MiB
-    of a LOAD DATA's file.
+    ``rows``: how many rows it stands for. ``expect``: the ROW_COUNT (rows matched: the session says FOUND_ROWS) that a
+    DO right after it checks, None where it is only counted. ``check_warnings``: that DO checks for no warning too.
+    ``body``: the blocks, of at most 1 MiB, of a LOAD DATA's file.
     """
 
     sql: bytes
@@ -54,16 +80,22 @@ class Limits:
     local_infile: bool
     load_rows: int = 500
 
+    @property
+    def room(self) -> int:
+        """Bytes for a packet's statements; the rest is for the head (the checkpoint's positions) and the tail."""
+        return self.max_packet - min(256 << 10, self.max_packet // 4)
+
 
 class LoadFormat(NamedTuple):
-    """How rows of one table travel through LOAD DATA LOCAL: the statement, and the renderer of its file."""
+    """How rows of one table travel through LOAD DATA LOCAL.
+
+    ``token`` is the file name in ``sql``, the only one whose request may be answered. ``render`` makes the file's bytes;
+    its outputs can be joined and cut anywhere.
+    """
 
     sql: bytes
-    token: bytes  # the file name in ``sql``: the only one whose request may be answered
-
-    def render(self, rows: Sequence[Row]) -> bytes:
-        """The file's bytes for ``rows``; bodies can be joined in any block sizes."""
-        raise NotImplementedError
+    token: bytes
+    render: LineRenderer
 
 
 def quote_name(name: str) -> bytes:
@@ -78,19 +110,348 @@ def quote_bytes(value: bytes) -> bytes:
 
 def quote_text(value: str) -> bytes:
     """A utf8mb4 string literal (sessions run with NAMES utf8mb4 and without NO_BACKSLASH_ESCAPES)."""
-    raise NotImplementedError
+    return b"'" + escape_text(value.encode()) + b"'"
 
 
+class _Frame(NamedTuple):
+    """A statement around a list of rendered rows."""
+
+    head: bytes
+    between: bytes
+    tail: bytes
+
+    def fill(self, items: Sequence[bytes]) -> bytes:
+        return self.head + self.between.join(items) + self.tail
+
+    @property
+    def overhead(self) -> int:
+        return len(self.head) + len(self.tail)
+
+
+class _Keys(NamedTuple):
+    """How the rows under some keys are found in one table."""
+
+    render: Renderer  # keys as they stand in Step.keys
+    delete: _Frame
+    sortable: bool
+
+
+class _Update(NamedTuple):
+    by_key: _Frame  # one item: the row
+    by_old_key: _Frame  # one item: the old key, the row
+    missing: _Frame  # INSERT of the rows whose key is not there
+    every: _Frame  # as by_key, the key's columns too
+
+
+# --- shapes, built once per table --------------------------------------------------------------------------------
+
+
+def _key_index(table: TableSchema) -> bytes | None:
+    """The quoted name of the index over exactly the key's columns."""
+    return next((quote_name(key.name) for key in table.unique_keys if key.ordinals == table.key), None)
+
+
+def _force_index(table: TableSchema) -> bytes:
+    index = _key_index(table)
+    return b"" if index is None else b" FORCE INDEX (" + index + b")"
+
+
+def _compared(column: Column, value: bytes) -> bytes:
+    """``value`` such that comparing it with the column converts the value, never the column: its index stays usable."""
+    if column.kind is not Kind.TEXT or not column.collation:
+        return value
+    stored = collation_charset(column).encode()
+    ours = (
+        b"utf8mb4"
+        if column.charset in (None, "utf8mb4", "utf8mb3", "utf8", "ascii")
+        else charset_name(column).encode()
+    )
+    if ours != stored:
+        value = b"CONVERT(" + value + b" USING " + stored + b")"
+    return value + b" COLLATE " + column.collation.encode()
+
+
+def _on_key(table: TableSchema, prefix: bytes, alias: bytes) -> bytes:
+    columns = [table.columns[at] for at in table.key]
+    names = [prefix + b"%d" % (number if prefix == b"n.o" else at) for number, at in enumerate(table.key)]
+    return b" AND ".join(
+        alias + b"." + quote_name(column.name) + b"=" + _compared(column, name)
+        for column, name in zip(columns, names, strict=True)
+    )
+
+
+def _names(table: TableSchema, ordinals: Iterable[int]) -> bytes:
+    return b",".join(quote_name(table.columns[at].name) for at in ordinals)
+
+
+def _set(table: TableSchema, ordinals: Iterable[int]) -> bytes:
+    return b",".join(b"t.%b=n.c%d" % (quote_name(table.columns[at].name), at) for at in ordinals)
+
+
+@lru_cache(maxsize=4096)
 def build_load(table: TableSchema) -> LoadFormat:
-    """The LOAD DATA LOCAL of a table."""
-    raise NotImplementedError
+    """The LOAD DATA LOCAL of a table; its rows must be new (REPLACE would delete other rows, IGNORE would lose ours)."""
+    columns = [
+        build_load_column(column, quote_name(column.name), at) for at, column in enumerate(table.columns)
+    ]
+    assignments = [column.assignment for column in columns if column.assignment is not None]
+    sql = b"LOAD DATA LOCAL INFILE '%b' INTO TABLE %b CHARACTER SET binary" % (
+        LOAD_TOKEN,
+        quote_name(table.target),
+    )
+    sql += b" FIELDS TERMINATED BY 0x%b ESCAPED BY 0x%b LINES TERMINATED BY 0x%b (%b)" % (
+        FIELD_END.hex().encode(),
+        ESCAPE.hex().encode(),
+        LINE_END.hex().encode(),
+        b",".join(column.target for column in columns),
+    )
+    if assignments:
+        sql += b" SET " + b",".join(assignments)
+    return LoadFormat(sql, LOAD_TOKEN, build_lines(table.columns))
+
+
+@lru_cache(maxsize=4096)
+def _build_rows(table: TableSchema, present: tuple[int, ...] | None) -> Renderer:
+    if present is None:
+        return build_literals(table.columns)
+    return build_literals([table.columns[at] for at in present], present)
+
+
+@lru_cache(maxsize=4096)
+def _build_keys(table: TableSchema) -> _Keys:
+    columns = [table.columns[at] for at in table.key]
+    index = _key_index(table)
+    hint = b"" if index is None else b" /*+ INDEX(%b %b) */" % (quote_name(table.target), index)
+    head = b"DELETE%b FROM %b WHERE " % (hint, quote_name(table.target))
+    if len(columns) == 1:
+        frame = _Frame(head + quote_name(columns[0].name) + b" IN (", b",", b")")
+    else:
+        frame = _Frame(head + b"(" + _names(table, table.key) + b") IN ((", b"),(", b"))")
+    return _Keys(
+        build_literals(columns, key=True), frame, all(column.kind is not Kind.ENUM for column in columns)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _build_insert(table: TableSchema) -> _Frame:
+    names = _names(table, range(len(table.columns)))
+    return _Frame(b"INSERT INTO %b (%b) VALUES (" % (quote_name(table.target), names), b"),(", b")")
+
+
+@lru_cache(maxsize=4096)
+def _build_update(table: TableSchema, present: tuple[int, ...] | None) -> _Update:
+    ordinals = range(len(table.columns)) if present is None else present
+    target, force = quote_name(table.target), _force_index(table)
+    values = b",".join(b"c%d" % at for at in ordinals)
+    old_values = b",".join(b"o%d" % number for number in range(len(table.key)))
+    join = b" STRAIGHT_JOIN " + target + b" AS t" + force + b" ON "
+    by_key, by_old_key = _on_key(table, b"n.c", b"t"), _on_key(table, b"n.o", b"t")
+    rest = [at for at in ordinals if at not in table.key or _is_loose(table.columns[at])]
+    head, every = b"UPDATE (VALUES ROW(", _set(table, ordinals)
+    missing = b")) AS n(%b) LEFT JOIN %b AS t%b ON %b WHERE t.%b IS NULL" % (
+        values,
+        target,
+        force,
+        by_key,
+        quote_name(table.columns[table.key[0]].name),
+    )
+    selected = b",".join(b"n.c%d" % at for at in ordinals)
+    into = b"INSERT INTO %b (%b) SELECT %b FROM (VALUES ROW(" % (target, _names(table, ordinals), selected)
+    tail = b")) AS n(" + values + b")" + join + by_key + b" SET "
+    old_tail = b")) AS n(" + old_values + b"," + values + b")" + join + by_old_key + b" SET " + every
+    return _Update(
+        by_key=_Frame(head, b"),ROW(", tail + (_set(table, rest) if rest else every)),
+        by_old_key=_Frame(head, b"),ROW(", old_tail),
+        missing=_Frame(into, b"),ROW(", missing),
+        every=_Frame(head, b"),ROW(", tail + every),
+    )
+
+
+def _is_loose(column: Column) -> bool:
+    """Whether equal values need not be the same: 0 and -0 are one key."""
+    return column.kind in (Kind.FLOAT, Kind.DOUBLE)
+
+
+# --- statements --------------------------------------------------------------------------------------------------
+
+
+def _cut(items: list[bytes], frame: _Frame, room: int) -> Iterator[list[bytes]]:
+    """Runs of items whose statement stays below ``room``; an item too large for that comes alone."""
+    gap = len(frame.between)
+    space = room - frame.overhead
+    if sum(map(len, items)) + gap * len(items) <= space:
+        yield items
+        return
+    start = size = 0
+    for at, item in enumerate(items):
+        if size and size + len(item) + gap > space:
+            yield items[start:at]
+            start, size = at, 0
+        size += len(item) + gap
+    yield items[start:]
+
+
+def _fill(
+    frame: _Frame, items: list[bytes], table: TableSchema, op: Op, limits: Limits, *, checked: bool = False
+) -> Iterator[Statement]:
+    for run in _cut(items, frame, min(STATEMENT_BYTES, limits.room)):
+        sql = frame.fill(run)
+        if len(sql) > limits.room:
+            raise _too_large(table, op, len(sql), limits)
+        yield Statement(sql, table, op, len(run), len(run) if checked else None)
+
+
+def _too_large(table: TableSchema, op: Op, size: int, limits: Limits) -> DataError:
+    return DataError(
+        f"table {table.source}: a row to {op.name.lower()} takes {size:,} bytes as a statement, and the target's "
+        f"max_allowed_packet is {limits.max_packet:,}",
+        table=str(table.source),
+        hint="raise max_allowed_packet at the target"
+        + ("" if limits.local_infile else ", or allow local_infile there, which carries inserts of any size"),
+    )
 
 
 def build_insert(table: TableSchema, rows: Sequence[Row], limits: Limits) -> Iterator[Statement]:
-    """Multi-row INSERTs of ``rows``, each below ``limits.max_packet``."""
-    raise NotImplementedError
+    """Multi-row INSERTs of new rows, each below the packet limit; raises DataError where one row is above it."""
+    return _fill(_build_insert(table), _build_rows(table, None)(rows), table, Op.INSERT, limits)
+
+
+def _build_load_statements(table: TableSchema, rows: Sequence[Row]) -> Iterator[Statement]:
+    load = build_load(table)
+    for start in range(0, len(rows), LOAD_ROWS):
+        part = rows[start : start + LOAD_ROWS]
+        data = load.render(part)
+        body = [data[at : at + BODY_BLOCK] for at in range(0, len(data), BODY_BLOCK)]
+        yield Statement(load.sql, table, Op.INSERT, len(part), len(part), check_warnings=True, body=body)
+
+
+def _build_inserts(step: Step, limits: Limits) -> Iterator[Statement]:
+    """INSERTs in the order given, with a LOAD for each row that no packet can hold."""
+    table, frame = step.table, _build_insert(step.table)
+    space = limits.room - frame.overhead
+    items = _build_rows(table, None)(step.rows)
+    if not limits.local_infile or max(map(len, items)) <= space:
+        yield from _fill(frame, items, table, Op.INSERT, limits)
+        return
+    start = 0
+    for at in [at for at, item in enumerate(items) if len(item) > space]:
+        if items[start:at]:
+            yield from _fill(frame, items[start:at], table, Op.INSERT, limits)
+        yield from _build_load_statements(table, step.rows[at : at + 1])
+        start = at + 1
+    if items[start:]:
+        yield from _fill(frame, items[start:], table, Op.INSERT, limits)
+
+
+def _sort_rows(table: TableSchema, rows: Sequence[Row]) -> Sequence[Row]:
+    """By key: neighbours share pages, and two writers lock in one order. ENUM keys (bytes, or 0) are left as they are."""
+    if len(rows) < 2 or not _build_keys(table).sortable:
+        return rows
+    return sorted(rows, key=itemgetter(*table.key))
+
+
+def _build_updates(step: Step, limits: Limits) -> Iterator[Statement]:
+    shape = _build_update(step.table, step.present)
+    items = _build_rows(step.table, step.present)(_sort_rows(step.table, step.rows))
+    frame = shape.every if step.careful else shape.by_key
+    yield from _fill(frame, items, step.table, Op.UPDATE, limits, checked=not step.careful)
+
+
+def _build_key_updates(step: Step, limits: Limits) -> Iterator[Statement]:
+    frame = _build_update(step.table, step.present).by_old_key
+    keys = _build_keys(step.table).render(step.keys)
+    rows = _build_rows(step.table, step.present)(step.rows)
+    items = [key + b"," + row for key, row in zip(keys, rows, strict=True)]
+    yield from _fill(frame, items, step.table, Op.UPDATE, limits, checked=not step.careful)
+
+
+def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
+    """Overwrite the rows that are there, then insert the others; the second statement stands for no rows of its own."""
+    shape = _build_update(step.table, None)
+    items = _build_rows(step.table, None)(_sort_rows(step.table, step.rows))
+    for frame, op in ((shape.every, Op.UPDATE), (shape.missing, Op.INSERT)):
+        for statement in _fill(frame, items, step.table, op, limits):
+            yield statement if op is Op.UPDATE else statement._replace(rows=0)
+
+
+def _build_deletes(step: Step, limits: Limits) -> Iterator[Statement]:
+    """DELETEs by key, never checked: a row that is not there is what was wanted (delete_missing)."""
+    shape = _build_keys(step.table)
+    keys: Sequence[Key] = sorted(step.keys) if shape.sortable else step.keys
+    items = shape.render(keys)
+    for start in range(0, len(items), DELETE_KEYS):
+        yield from _fill(shape.delete, items[start : start + DELETE_KEYS], step.table, Op.DELETE, limits)
+
+
+def _build_clear(step: Step, _limits: Limits) -> Iterator[Statement]:
+    yield Statement(b"DELETE FROM " + quote_name(step.table.target), step.table, Op.TRUNCATE, 1)
+
+
+_BUILDERS: Final = {
+    Action.INSERT: _build_inserts,
+    Action.UPDATE: _build_updates,
+    Action.UPDATE_KEY: _build_key_updates,
+    Action.DELETE: _build_deletes,
+    Action.MERGE: _build_merges,
+    Action.CLEAR: _build_clear,
+}
+
+
+# --- packets -----------------------------------------------------------------------------------------------------
+
+
+class _Packing:
+    """The packet being filled."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.results: list[Statement | None] = []
+        self.body: Sequence[bytes] | None = None
+        self.size = 0
+
+    def add(self, statement: Statement, check: bytes | None) -> None:
+        self.parts.append(statement.sql)
+        self.results.append(statement._replace(body=None))
+        if check is not None:
+            self.parts.append(check)
+            self.results.append(None)
+        self.size += len(statement.sql) + len(check or b"") + 2
+        self.body = self.body or statement.body
+
+    def build(self) -> Packet:
+        return Packet(b";".join(self.parts), tuple(self.results), self.body)
+
+
+def _check(statement: Statement) -> bytes | None:
+    if statement.expect is None:
+        return None
+    return (CHECK_LOAD if statement.check_warnings else CHECK_COUNT) % statement.expect
 
 
 def build_packets(steps: Iterable[Step], limits: Limits) -> Iterator[Packet]:
-    """The packets of a plan, in order: LOADs of independent rows first, one a packet, then all else."""
-    raise NotImplementedError
+    """The packets of a plan, in order: LOADs of independent rows first, one a packet, then all else.
+
+    A packet's statements stay below ``limits.room``. Raises DataError for a row that fits in none.
+    """
+    packing = _Packing()
+    room = min(limits.room, PACKET_BYTES)
+    for statement in _build_statements(steps, limits):
+        check = _check(statement)
+        size = len(statement.sql) + len(check or b"") + 2
+        if packing.parts and (statement.body is not None or packing.size + size > room):
+            yield packing.build()
+            packing = _Packing()
+        packing.add(statement, check)
+    if packing.parts:
+        yield packing.build()
+
+
+def _build_statements(steps: Iterable[Step], limits: Limits) -> Iterator[Statement]:
+    loads: list[Step] = []
+    rest: list[Step] = []
+    for step in steps:
+        is_load = step.action is Action.INSERT and step.independent and limits.local_infile
+        (loads if is_load and len(step.rows) >= limits.load_rows else rest).append(step)
+    yield from chain.from_iterable(_build_load_statements(step.table, step.rows) for step in loads)
+    for step in rest:
+        yield from _BUILDERS[step.action](step, limits)
