@@ -71,7 +71,8 @@ def read_events(link: Link, seconds: float) -> Iterator[Event]:
             description = binlog.parse_format_description(buffer, start, end)
             checksum = binlog.CHECKSUM_SIZE if description.checksum else 0
         if kind == binlog.ROTATE:
-            number = binlog_number(read_rotate(buffer, EVENT_OFFSET, end).file)
+            rotate = read_rotate(buffer, EVENT_OFFSET, end)
+            number, log_pos = binlog_number(rotate.file), rotate.position
         yield Event(kind, timestamp, (number, log_pos), buffer, start, end - checksum)
         at = end
 
