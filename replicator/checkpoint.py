@@ -340,17 +340,20 @@ def _fenced(session: Session, lease: Lease) -> Fenced:
 # --- building what a transaction begins with --------------------------------------------------------------------------
 
 
-def build_head(lease: Lease, checkpoint: Checkpoint, extras: Sequence[bytes] = ()) -> Head:
+def build_head(lease: Lease, checkpoint: Checkpoint | None, extras: Sequence[bytes] = ()) -> Head:
     """What a batch begins with (SEMANTICS §4.3): undo leftovers, swap (epoch, seq), check that it matched.
 
-    ``extras`` are statements of this module or ``tablestate`` that must each match one row.
+    ``extras`` are statements of this module or ``tablestate`` that must each match one row. Without a ``checkpoint``
+    the stored one stays.
     """
+    if checkpoint is None:
+        return _build_swap(lease, b"", extras)
     moved = [
         b"UPDATE _replicator_tables SET position=%b WHERE %b"
         % (quote_text(str(position)), build_table_condition(lease.pipeline, name))
         for name, position in checkpoint.tables
     ]
-    assignments = b"position=%b,read_from=%b,skip_changes=%d" % (
+    assignments = b"position=%b,read_from=%b,skip_changes=%d," % (
         quote_text(str(checkpoint.position)),
         quote_text(str(checkpoint.read_from)),
         checkpoint.skip,
@@ -360,13 +363,13 @@ def build_head(lease: Lease, checkpoint: Checkpoint, extras: Sequence[bytes] = (
 
 def build_chunk_head(lease: Lease, table: TableName, chunk: str, extras: Sequence[bytes] = ()) -> Head:
     """What a load worker's chunk begins with; ``chunk`` is whatever load.py resumes from."""
-    assignments = b"source_table=%b,chunk=%b" % (quote_text(str(table)), quote_text(chunk))
+    assignments = b"source_table=%b,chunk=%b," % (quote_text(str(table)), quote_text(chunk))
     return _build_swap(lease, assignments, extras)
 
 
 def _build_swap(lease: Lease, assignments: bytes, extras: Sequence[bytes]) -> Head:
     swap = (
-        b"UPDATE _replicator_checkpoint SET seq=seq+1,%b,updated_at=NOW(6) WHERE %b AND epoch=%d AND seq=%d"
+        b"UPDATE _replicator_checkpoint SET seq=seq+1,%bupdated_at=NOW(6) WHERE %b AND epoch=%d AND seq=%d"
         % (
             *(assignments, lease.row),
             *(lease.epoch, lease.seq),

@@ -1,45 +1,38 @@
 """One checked session at the target: the only place that talks to the target's server, below apply, load and target.
 
 A session is TLS-checked, has autocommit off and the settings of SEMANTICS §7, read back and compared. ``run`` sends one
-packet of statements and reads every answer; whatever goes wrong comes out as a class of ``errors`` (the table is
-``_CLASSES``). PyMySQL's private names are touched in this module alone, and a unit test fails when one of them moves.
+packet of statements and reads every answer; whatever goes wrong comes out as a class of ``errors``, chosen in
+``refusals``. PyMySQL's private names are touched here and in ``tls`` alone, and a unit test fails when one moves.
 
-LOAD DATA LOCAL is answered only while a body of ours is outstanding, only for our own token, and only from memory:
+LOAD DATA LOCAL is answered only while a body of ours is outstanding, only for the name we sent, and only from memory:
 PyMySQL alone would send any file that the server names, in answer to any statement (SEMANTICS §6.4).
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Self, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import pymysql
 from pymysql.connections import Connection, MySQLResult
 from pymysql.constants import CLIENT, COMMAND
 
 from replicator.config import CONNECT_TIMEOUT, Endpoint, connect_options
-from replicator.errors import (
-    CheckRefused,
-    DataError,
-    DuplicateKey,
-    TargetError,
-    TargetRetry,
-    TargetUnavailable,
-)
+from replicator.errors import TargetError, TargetRetry, TargetUnavailable
+from replicator.refusals import NO_SUCH_THREAD, raise_classified
 from replicator.tls import assert_encrypted
 
 SQL_MODE = (
     "STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,"
     "NO_ENGINE_SUBSTITUTION,ERROR_FOR_DIVISION_BY_ZERO"
 )
-LOAD_TOKEN = b"replicator-body"
-"""What LOAD DATA LOCAL INFILE names in our statements; it is no file, and no other name is ever answered."""
-
 LOCK_WAIT_SECONDS = 10
 WAIT_SECONDS = 60
 """The server ends a session that was silent for so long (SEMANTICS §4.4): ping, or apply, more often."""
@@ -48,7 +41,7 @@ READ_SECONDS = 600.0
 DEAD_PEER_SECONDS = 60
 BODY_PACKET_BYTES = 1 << 20
 
-_GRANTED = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES"
+T = TypeVar("T")
 
 
 class Result(NamedTuple):
@@ -84,15 +77,17 @@ class _Result(MySQLResult):  # type: ignore[misc]
 
 
 class Body:
-    """The rows of the one LOAD DATA LOCAL that may be outstanding; ``send`` works once, for our token."""
+    """The rows of the one LOAD DATA LOCAL that may be outstanding; ``send`` works once, for the name in ``packet``."""
 
-    def __init__(self, blocks: Iterable[bytes] | None) -> None:
+    def __init__(self, packet: bytes, blocks: Iterable[bytes] | None) -> None:
         self._blocks = blocks
+        named = _INFILE.search(packet) if blocks is not None else None
+        self._name = named[1] if named else None
 
     def send(self, connection: Any, name: bytes) -> None:
         """Answer the server's request for file ``name``; any but ours closes the connection (TargetError)."""
         blocks, self._blocks = self._blocks, None
-        if blocks is None or name != LOAD_TOKEN:
+        if blocks is None or name != self._name:
             connection._force_close()
             raise TargetError(
                 f"the target asked for the local file {name.decode(errors='replace')!r}, which we never named",
@@ -163,11 +158,11 @@ class Session:
     def run(self, packet: bytes, body: Iterable[bytes] | None = None) -> list[Result]:
         """Send one COM_QUERY packet of one or more statements; return one Result a statement.
 
-        ``body`` is what its LOAD DATA LOCAL INFILE (of ``LOAD_TOKEN``) reads; when its iteration raises, the session is
-        closed and the server rolls back. Raises errors of ``_CLASSES``, with ``result_index``: the statements before it
-        were run, those behind it were not. A lost connection leaves the outcome unknown.
+        ``body`` is what its one LOAD DATA LOCAL INFILE reads; when its iteration raises, the session is closed and the
+        server rolls back. Raises what ``refusals`` makes of the server's error, with ``result_index``: the statements
+        before it were run, those behind it were not. A lost connection leaves the outcome unknown.
         """
-        return _run(self._connection, packet, Body(body))
+        return _run(self._connection, packet, Body(packet, body))
 
     def query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
         """Run one statement of a cold path; ``%s`` takes ``args``. Returns the rows, temporal values as text.
@@ -193,7 +188,7 @@ class Session:
         try:
             self._connection.ping(reconnect=False)
         except pymysql.MySQLError as error:
-            _raise(error, 0)
+            raise_classified(error, 0)
 
     def set_foreign_key_checks(self, on: bool) -> None:
         """Switch checks for this session; no round trip when they are already so."""
@@ -206,7 +201,7 @@ class Session:
         try:
             self.run(b"KILL %d" % connection_id)
         except TargetError as error:
-            if error.errno != _NO_SUCH_THREAD:
+            if error.errno != NO_SUCH_THREAD:
                 raise
 
     def close(self) -> None:
@@ -254,7 +249,7 @@ def _open(endpoint: Endpoint, loads: bool, connect_seconds: int) -> Any:
         cause = getattr(error, "original_exception", None)
         if isinstance(cause, OSError):
             raise _unreachable(endpoint, cause) from None
-        _raise(error, 0, f"{endpoint.address}: ")
+        raise_classified(error, 0, f"{endpoint.address}: ")
     return connection
 
 
@@ -321,10 +316,10 @@ def _apply_settings(connection: Any, loads: bool) -> None:
     """Set what SEMANTICS §7 asks for and compare what the server then says; none of it needs a privilege."""
     settings = _session_settings(loads)
     pairs = ",".join(f"SESSION {name}={_literal(value)}" for name, value in settings.items())
-    _run(connection, f"SET NAMES utf8mb4; SET {pairs}".encode(), Body(None))
+    _run(connection, f"SET NAMES utf8mb4; SET {pairs}".encode())
     expected = {**settings, **_NAMES}
     columns = ",".join(f"@@SESSION.{name}" for name in expected)
-    row = _run(connection, f"SELECT {columns}".encode(), Body(None))[0].rows
+    row = _run(connection, f"SELECT {columns}".encode())[0].rows
     assert row is not None
     for (name, wanted), found in zip(expected.items(), row[0], strict=True):
         if _normalise(name, found) != _normalise(name, wanted):
@@ -344,7 +339,7 @@ def _normalise(name: str, value: Any) -> Any:
 
 def _read_capabilities(connection: Any, endpoint: Endpoint, tls: str | None) -> Capabilities:
     sql = b"SELECT @@version, CONNECTION_ID(), @@max_allowed_packet, @@local_infile, @@version_comment"
-    rows = _run(connection, sql, Body(None))[0].rows
+    rows = _run(connection, sql)[0].rows
     assert rows is not None
     version, connection_id, packet, local_infile, comment = rows[0]
     if "mariadb" in f"{version}{comment}".lower():
@@ -352,9 +347,7 @@ def _read_capabilities(connection: Any, endpoint: Endpoint, tls: str | None) -> 
             f"{endpoint.address}: the target is {version}, not MySQL",
             hint="target.type mysql needs MySQL 8.0.20 or newer",
         )
-    variables = _run(connection, b"SHOW VARIABLES LIKE 'sql_require_primary_key'; ROLLBACK", Body(None))[
-        0
-    ].rows
+    variables = _run(connection, b"SHOW VARIABLES LIKE 'sql_require_primary_key'; ROLLBACK")[0].rows
     requires_key = bool(variables) and cast(Any, variables)[0][1] == "ON"
     return Capabilities(version, connection_id, packet, bool(local_infile), requires_key, tls)
 
@@ -367,11 +360,56 @@ _CONVERSIONS = {
 }
 
 
+def connect_patiently(
+    endpoint: Endpoint,
+    *,
+    loads: bool,
+    stop: threading.Event,
+    report: Callable[[str], None],
+    prepare: Callable[[Session], T],
+) -> tuple[Session, T]:
+    """Connect and run ``prepare`` on the new session, waiting through outages with bounded back-off.
+
+    ``report`` hears what is waited for, and "" once that is over. When ``stop`` is set, the outage is raised.
+    """
+    for delay in build_delays():
+        session = None
+        try:
+            session = Session.connect(endpoint, loads=loads)
+            made = prepare(session)
+        except (TargetUnavailable, TargetRetry) as error:
+            if session is not None:
+                session.close()
+            report(f"target: {error.message}")
+            if stop.wait(delay):
+                raise
+        except BaseException:
+            if session is not None:
+                session.close()
+            raise
+        else:
+            report("")
+            return session, made
+    raise AssertionError("delays have no end")
+
+
+def build_delays(first: float = 0.05, longest: float = 15.0) -> Iterator[float]:
+    """Seconds to wait before each next attempt: doubling, bounded, and spread so that processes do not march in step."""
+    delay = first
+    while True:
+        yield delay * random.uniform(0.5, 1.0)
+        delay = min(longest, delay * 2)
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def _run(connection: Any, packet: bytes, body: Body) -> list[Result]:
+_INFILE = re.compile(rb"LOAD DATA LOCAL INFILE '([^'\\]+)'")
+
+
+def _run(connection: Any, packet: bytes, body: Body | None = None) -> list[Result]:
     results: list[Result] = []
+    body = body or Body(packet, None)
     try:
         connection._execute_command(COMMAND.COM_QUERY, packet)
         while True:
@@ -381,96 +419,7 @@ def _run(connection: Any, packet: bytes, body: Body) -> list[Result]:
             if not answer.has_next:
                 return results
     except pymysql.MySQLError as error:
-        _raise(error, len(results))
+        raise_classified(error, len(results), database=connection.db)
     except TargetError as error:
         error.result_index = len(results)
         raise
-
-
-# --- classes of errors (SEMANTICS §8) ---------------------------------------------------------------------------------
-
-_NO_SUCH_THREAD = 1094
-_OUTAGES = frozenset(
-    (
-        *(2002, 2003, 2005, 2006, 2013, 2055),  # the client's: cannot connect, unresolved, gone, lost
-        *(1040, 1203),  # too many connections
-        *(1053, 1077, 1927, 3169, 4031),  # shutting down, killed, silent for too long
-        *(1158, 1159, 1160, 1161, 1184),  # the server lost us in mid-packet
-        *(1290, 1792, 1836, 3100, 3101),  # read-only, failing over
-    )
-)
-_RETRIES = frozenset(
-    (1205, 1213, 1317, 3572, 3058)
-)  # lock time-out, deadlock, interrupted, NOWAIT, user lock deadlock
-_DUPLICATES = frozenset((1062, 1586))
-_CHECK = 1242
-_DENIED = frozenset((1044, 1142, 1143, 1227, 1370))
-_HINTS = {
-    1045: "check target.user and target.password, and that the account may come from this host",
-    1049: "create the database, or correct target.database",
-    1114: "the target is out of room; free some and start again",
-    1129: "run `FLUSH HOSTS` at the target: it counts failed connects from this host",
-    1130: "create the account for this host, or with host '%'",
-    1153: "a row is larger than the target's max_allowed_packet; raise it there",
-    1665: "the target's binlog_format must be ROW",
-    1698: "check target.user and its authentication plugin",
-    2026: "check target.tls; the server may offer no TLS",
-    2059: "this authentication plugin needs TLS or is not supported",
-    3024: "raise max_execution_time at the target",
-    3159: "the target demands TLS; set target.tls.mode to required",
-    3750: "a table without a primary key cannot be made at this target",
-    3948: "local_infile is off at the target",
-}
-
-
-def _raise(error: pymysql.MySQLError, index: int, prefix: str = "") -> NoReturn:
-    raise classify(error, index, prefix) from None
-
-
-def classify(error: pymysql.MySQLError, index: int = 0, prefix: str = "") -> TargetError:
-    """The error of our tree for one of PyMySQL's, by its number first and its SQLSTATE second."""
-    number, text = _parts(error)
-    sqlstate = getattr(error, "sqlstate", None) or ""
-    found = _build_error(
-        number, sqlstate, f"{prefix}{text} (error {number}{', ' + sqlstate if sqlstate else ''})", text
-    )
-    found.errno, found.sqlstate, found.result_index = number, sqlstate, index
-    return found
-
-
-def _parts(error: pymysql.MySQLError) -> tuple[int, str]:
-    if isinstance(error, pymysql.err.InterfaceError) or not error.args or not isinstance(error.args[0], int):
-        return 2006, str(error.args[-1] if error.args else "") or "the connection is closed"
-    return error.args[0], str(error.args[1]) if len(error.args) > 1 else str(error)
-
-
-def _build_error(number: int, sqlstate: str, message: str, text: str) -> TargetError:
-    if number in _OUTAGES:
-        return TargetUnavailable(message)
-    if number in _RETRIES:
-        return TargetRetry(message)
-    if number in _DUPLICATES:
-        return DuplicateKey(message, table=_table_of(text))
-    if number == _CHECK:
-        return CheckRefused(message)
-    if number in _DENIED:
-        return TargetError(message, hint=_grant_for(text))
-    if sqlstate[:2] in ("22", "23"):
-        return DataError(message, table=_table_of(text))
-    return TargetError(message, hint=_HINTS.get(number, ""))
-
-
-def _table_of(text: str) -> str:
-    """The table that a duplicate-key or foreign-key message names, "" where it names none."""
-    match = re.search(r"for key '([^'.]+)\.", text) or re.search(r"fails \(`[^`]*`\.`((?:[^`]|``)+)`", text)
-    return match[1] if match else ""
-
-
-def _grant_for(text: str) -> str:
-    """The GRANT that a denial asks for, as far as its message tells."""
-    account = re.search(r"user '((?:[^']|'')*)'@'((?:[^']|'')*)'", text)
-    command = re.match(r"([A-Z][A-Z, ]*?) command denied", text)
-    database = re.search(r"to database '([^']*)'", text) or re.search(r"for table '`?([^'`.]+)`?\.", text)
-    who = f"'{account[1]}'@'{account[2]}'" if account else "<account>"
-    where = f"`{database[1]}`.*" if database else "<database>.*"
-    return f"run at the target: GRANT {command[1] if command else _GRANTED} ON {where} TO {who}"

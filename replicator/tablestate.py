@@ -12,7 +12,7 @@ import enum
 import functools
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,10 +21,9 @@ import orjson
 from replicator.checkpoint import CHECK_ONE, Lease, build_table_condition, run_fenced
 from replicator.errors import TargetError
 from replicator.model import TableName, TableSchema
+from replicator.refusals import NO_SUCH_TABLE
 from replicator.session import Session
 from replicator.sql import quote_text
-
-_NO_SUCH_TABLE = 1146
 
 
 class State(enum.StrEnum):
@@ -144,7 +143,7 @@ def read_status(session: Session, pipeline: str) -> Status | None:
             pipeline,
         )
     except TargetError as error:
-        if error.errno == _NO_SUCH_TABLE:
+        if error.errno == NO_SUCH_TABLE:
             return None
         raise
     session.rollback()
@@ -235,6 +234,35 @@ def _build_assignment(key: str, value: object) -> tuple[bytes, bytes]:
     if value is None:
         return key.encode(), b"NULL"
     return key.encode(), b"%d" % value if isinstance(value, int) else quote_text(str(value))
+
+
+class StatusLine(NamedTuple):
+    """What a running pipeline tells the app about itself."""
+
+    state: str
+    lag_seconds: float | None
+    is_consistent: bool
+    is_torn: bool = False
+    waiting_for: str = ""
+
+
+_STATUS_UPDATE = (
+    b"UPDATE _replicator_status SET state=%b,consistent=%d,lag_seconds=%b,torn=%d,waiting_for=%b%b,updated_at=NOW(6)"
+    b" WHERE pipeline=%b"
+)
+
+
+def build_status_update(pipeline: str, line: StatusLine, conflicts: Mapping[str, int]) -> bytes:
+    """The UPDATE of ``_replicator_status``; ``conflicts`` (by conflict type) are added."""
+    added = b"".join(b",%b=%b+%d" % (name.encode(), name.encode(), n) for name, n in conflicts.items() if n)
+    lag = b"NULL" if line.lag_seconds is None else b"%.3f" % line.lag_seconds
+    return (
+        b"UPDATE _replicator_status SET state=%b,consistent=%d,lag_seconds=%b,torn=%d,waiting_for=%b%b,updated_at=NOW(6) WHERE pipeline=%b"
+        % (
+            *(quote_text(line.state), line.is_consistent, lag, line.is_torn),
+            *(quote_text(line.waiting_for[:255]), added, quote_text(pipeline)),
+        )
+    )
 
 
 # --- a table's columns as JSON ----------------------------------------------------------------------------------------

@@ -1,0 +1,393 @@
+"""Bring a plan and its checkpoint into the target in one transaction, once, whatever happens to the connection.
+
+The last stage: packets from ``sql`` go between a head (``checkpoint``: undo, compare-and-swap, check) and a tail (counters,
+status, COMMIT). A batch of one packet is one round trip. Of a larger one only the first packet has the head, and the
+COMMIT is sent after all others were answered (PERFORMANCE rule 8). What is not known after a loss is read with a locking
+read before anything is sent again, so a batch that was delivered late, twice, or by a process that was replaced, changes
+nothing (I2, I3, I8).
+
+``Committer`` is that and nothing else, for the stream's row and for load workers' rows alike; ``Applier`` adds what the
+stream needs: careful plans after a refusal, counts, conflicts, status.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from replicator.checkpoint import CHECK_ONE, CHECKED, Lease, build_head, settle
+from replicator.errors import (
+    CheckpointMismatch,
+    CheckRefused,
+    DataError,
+    DuplicateKey,
+    TargetError,
+    TargetRetry,
+    TargetUnavailable,
+)
+from replicator.model import Batch, Changes, Checkpoint, Op, TableName
+from replicator.session import Result, Session, build_delays, connect_patiently
+from replicator.sql import Packet, Statement
+from replicator.tablestate import (
+    Counts,
+    State,
+    StatusLine,
+    build_status_update,
+    build_table_update,
+    set_table,
+)
+
+T = TypeVar("T")
+
+STATUS_SECONDS = 1.0
+KEEPALIVE_SECONDS = 10.0
+_PATIENT_RETRIES = 3
+"""Deadlocks and lock time-outs in a row that are ordinary; from then on ``waiting_for`` tells of them."""
+
+
+class Answer(NamedTuple):
+    """One statement of a batch and what the target said to it."""
+
+    statement: Statement
+    result: Result
+
+
+class Committer:
+    """Commits transactions that begin with a lease's compare-and-swap. Used by one thread.
+
+    ``waiting_for`` says what an outage waits for, "" when nothing. When ``stop`` is set, an outage is raised
+    (TargetUnavailable or TargetRetry) instead of waited for; the checkpoint then tells whether the batch was applied.
+    """
+
+    def __init__(self, session: Session, lease: Lease, *, stop: threading.Event, loads: bool = True) -> None:
+        self.session = session
+        self.lease = lease
+        self.foreign_key_checks = session.foreign_key_checks
+        self.refused: Statement | None = None  # what the last refusal was about
+        self.waiting_for = ""
+        self.committed = time.monotonic()
+        self._stop = stop
+        self._loads = loads
+
+    def commit(self, build: Callable[[Lease], Iterable[Packet]]) -> list[Answer] | None:
+        """Run one transaction: the packets of ``build``, which begin with a head of this lease and end with COMMIT.
+
+        ``build`` is called again for every attempt. Returns the answers to its statements, or None where the answers
+        were lost and the target holds the commit. On any error the transaction is rolled back. Raises Fenced,
+        CheckpointMismatch, CheckRefused, DuplicateKey and DataError (with the table's name), TargetError.
+        """
+        answers = self._commit(build)
+        self.committed = time.monotonic()
+        self.waiting_for = ""
+        return answers
+
+    def call(self, action: Callable[[Session, Lease], T]) -> T:
+        """Run a fenced action that may be repeated, through deadlocks and outages."""
+        delays = build_delays()
+        while True:
+            try:
+                return action(self.session, self.lease)
+            except TargetUnavailable as error:
+                self._reconnect(error)
+            except TargetRetry as error:
+                self._wait(error, next(delays), 0)
+
+    def close(self) -> None:
+        self.session.close()
+
+    def _commit(self, build: Callable[[Lease], Iterable[Packet]]) -> list[Answer] | None:
+        delays = build_delays(longest=2.0)
+        for attempt in range(1 << 62):
+            try:
+                return self._send(build)
+            except _Superseded:
+                if settle(self.session, self.lease):
+                    return None  # an earlier attempt of this very batch arrived late
+                raise CheckpointMismatch(
+                    f"pipeline {self.lease.pipeline}: the target refuses its own checkpoint"
+                ) from None
+            except TargetUnavailable as error:
+                if self._reconnect(error):
+                    return None
+            except TargetRetry as error:
+                self._wait(error, next(delays), attempt)
+        raise AssertionError("attempts have no end")
+
+    def _send(self, build: Callable[[Lease], Iterable[Packet]]) -> list[Answer]:
+        try:
+            if not self.session.is_open:
+                raise TargetUnavailable("the connection is closed")
+            self.session.set_foreign_key_checks(self.foreign_key_checks)
+            answers: list[Answer] = []
+            for number, packet in enumerate(build(self.lease)):
+                answers += self._run(packet, is_first=number == 0)
+        except BaseException:
+            self._undo()
+            raise
+        self.lease.seq += 1
+        return answers
+
+    def _run(self, packet: Packet, *, is_first: bool) -> list[Answer]:
+        try:
+            results = self.session.run(packet.sql, packet.body)
+        except TargetError as error:
+            if is_first and isinstance(error, CheckRefused) and error.result_index == CHECKED:
+                raise _Superseded from None
+            self._name_table(error, packet)
+            raise
+        pairs = zip(packet.results, results, strict=True)
+        return [Answer(statement, result) for statement, result in pairs if statement is not None]
+
+    def _name_table(self, error: TargetError, packet: Packet) -> None:
+        """Say which statement's table the error is about: the statement itself, or the one its check belongs to."""
+        statement = self.refused = _statement_at(packet, error.result_index)
+        if statement is not None and statement.table is not None:
+            error.message = f"{statement.table.target}: {error.message}"
+            if isinstance(error, DataError):
+                error.table = statement.table.target
+
+    def _undo(self) -> None:
+        """Give up what was sent, so that no lock outlives the attempt; a session that cannot is left behind."""
+        try:
+            if self.session.is_open:
+                self.session.rollback()
+        except TargetError:
+            self.session.abort()
+
+    def _reconnect(self, error: TargetUnavailable) -> bool:
+        """A new session and the truth about the batch in flight: whether it was committed."""
+        self.session.close()
+        self._report(f"target: {error.message}")
+        self.session, was_committed = connect_patiently(
+            self.session.endpoint,
+            loads=self._loads,
+            stop=self._stop,
+            report=self._report,
+            prepare=lambda session: settle(session, self.lease),
+        )
+        return was_committed
+
+    def _wait(self, error: TargetRetry, delay: float, attempt: int) -> None:
+        if attempt >= _PATIENT_RETRIES:
+            self._report(f"target: {error.message}")
+        if self._stop.wait(delay):
+            raise error
+
+    def _report(self, text: str) -> None:
+        self.waiting_for = text
+
+
+class _Superseded(Exception):
+    """The compare-and-swap matched no row."""
+
+
+def _statement_at(packet: Packet, index: int) -> Statement | None:
+    places = packet.results[max(0, index - 1) : index + 1]
+    return next((statement for statement in reversed(places) if statement is not None), None)
+
+
+# --- the stream's batches ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch, planned and rendered.
+
+    ``packets`` (without head and tail) can be iterated again for a second attempt. ``counts`` is read after them, so a
+    lazy plan may fill it on the way. ``replan`` prepares the same batch carefully; None when it is careful already.
+    """
+
+    batch: Batch
+    packets: Iterable[Packet]
+    counts: Mapping[TableName, Counts]
+    replan: Callable[[], Prepared] | None = None
+
+
+class Applied(NamedTuple):
+    """What a batch did: changes by source table, and conflicts by type."""
+
+    counts: Mapping[TableName, Counts]
+    conflicts: Mapping[str, int]
+
+
+def count_changes(changes: Iterable[Changes]) -> dict[TableName, Counts]:
+    """The source's changes by table and op, as ``Prepared.counts`` wants them."""
+    found: dict[TableName, list[int]] = {}
+    for change in changes:
+        if (place := _PLACES.get(change.op)) is not None:
+            row = found.setdefault(change.table.source, [0, 0, 0])
+            row[place] += change.rows
+    return {name: Counts(*row) for name, row in found.items()}
+
+
+_PLACES = {Op.READ: 0, Op.INSERT: 0, Op.UPDATE: 1, Op.DELETE: 2}
+
+
+class Applier:
+    """Applies the stream's batches in order. ``status`` gives the line that ``_replicator_status`` shows."""
+
+    def __init__(
+        self, session: Session, lease: Lease, *, status: Callable[[], StatusLine], stop: threading.Event
+    ) -> None:
+        self.committer = Committer(session, lease, stop=stop)
+        self._status = status
+        self._status_written = float("-inf")
+        self._is_status_old = True
+        self._conflicts: dict[str, int] = {}
+        self._max_packet = session.capabilities.max_allowed_packet
+
+    @property
+    def session(self) -> Session:
+        """The session at this moment; a lost one is replaced."""
+        return self.committer.session
+
+    @property
+    def lease(self) -> Lease:
+        return self.committer.lease
+
+    @property
+    def waiting_for(self) -> str:
+        return self.committer.waiting_for
+
+    def set_checks(self, on: bool) -> None:
+        """Foreign key checks from the next batch on."""
+        self.committer.foreign_key_checks = on
+
+    def apply(self, prepared: Prepared) -> Applied:
+        """Apply one batch; returns when the target holds it, through deadlocks and outages.
+
+        A refusal of a fast plan leads to the careful one. What a careful plan cannot bring in is a DataError: the batch
+        is rolled back and the table's state set to ``error``.
+        """
+        try:
+            answers = self._commit(prepared.batch.checkpoint, prepared.packets, prepared.counts)
+        except (CheckRefused, DuplicateKey) as error:
+            if prepared.replan is not None:
+                return self.apply(prepared.replan())
+            raise self._refuse(error) from None
+        except DataError as error:
+            raise self._refuse(error) from None
+        conflicts = _count_conflicts(answers or (), prepared.counts)
+        for name, number in conflicts.items():
+            self._conflicts[name] = self._conflicts.get(name, 0) + number
+        return Applied(prepared.counts, conflicts)
+
+    def keepalive(self, checkpoint: Checkpoint | None, *, now: bool = False) -> bool:
+        """While nothing is to be applied: keep the session, move the stored position, refresh the status.
+
+        Commits an empty batch at most every ``KEEPALIVE_SECONDS``, at once when ``now`` or when the last batch went out
+        without the status. Raises Fenced when a newer process has taken over. Returns whether it committed.
+        """
+        idle = time.monotonic() - self.committer.committed
+        due = STATUS_SECONDS if self._is_status_old else KEEPALIVE_SECONDS
+        if not now and idle < due:
+            return False
+        self._status_written = float("-inf")
+        self._commit(checkpoint, (), {})
+        return True
+
+    def set_table(self, name: TableName, **values: object) -> None:
+        """Change a table's row in a fenced transaction (``tablestate.set_table``), through deadlocks and outages."""
+        self.committer.call(lambda session, lease: set_table(session, lease, name, **values))
+
+    def close(self) -> None:
+        self.committer.close()
+
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def _commit(
+        self, checkpoint: Checkpoint | None, packets: Iterable[Packet], counts: Mapping[TableName, Counts]
+    ) -> list[Answer] | None:
+        sent: dict[str, int] | None = None
+
+        def build(lease: Lease) -> Iterator[Packet]:
+            nonlocal sent
+            head = build_head(lease, checkpoint)
+            waiting = Packet(head.sql, (None,) * head.results)
+            for number, packet in enumerate(packets):
+                if number == 0 and self._fits(waiting, packet):
+                    waiting = _join(waiting, packet)
+                else:
+                    yield waiting
+                    waiting = packet
+            sent = (
+                dict(self._conflicts) if time.monotonic() - self._status_written >= STATUS_SECONDS else None
+            )
+            tail = self._build_tail(counts, sent)
+            if self._fits(waiting, tail):
+                yield _join(waiting, tail)
+            else:
+                yield waiting
+                yield tail
+
+        answers = self.committer.commit(build)
+        self._is_status_old = sent is None
+        if sent is not None:
+            self._status_written = time.monotonic()
+            self._conflicts.clear()
+        return answers
+
+    def _build_tail(self, counts: Mapping[TableName, Counts], conflicts: Mapping[str, int] | None) -> Packet:
+        """What a batch ends with; ``conflicts`` is None when the status is not due."""
+        pipeline = self.lease.pipeline
+        updates = [build_table_update(pipeline, name, counts=count) for name, count in counts.items()]
+        if conflicts is not None:
+            updates.append(build_status_update(pipeline, self._status(), conflicts))
+        statements = [part for update in updates for part in (update, CHECK_ONE)]
+        return Packet(b";".join([*statements, b"COMMIT"]), (None,) * (len(statements) + 1))
+
+    def _fits(self, first: Packet, second: Packet) -> bool:
+        return len(first.sql) + len(second.sql) + 2 < self._max_packet
+
+    # --- refusals -----------------------------------------------------------------------------------------------------
+
+    def _refuse(self, error: TargetError) -> TargetError:
+        """The error that ends the run, after the table it is about was marked."""
+        statement = self.committer.refused
+        if statement is None or statement.table is None:
+            return TargetError(
+                f"the rows of pipeline {self.lease.pipeline} in the control tables are gone: {error.message}"
+            )
+        target = statement.table.target
+        self.set_table(statement.table.source, state=State.ERROR, error=error.message)
+        if isinstance(error, DuplicateKey):
+            hint = "multiple_unique_conflicts: another row holds this unique value; change one of them and start again"
+        elif isinstance(error, CheckRefused):
+            hint = "the target holds other rows than the source's history leads to"
+        else:
+            hint = "the batch was rolled back; mend the row or the target's column, then start again"
+        return DataError(error.message, table=target, hint=hint)
+
+
+def _count_conflicts(answers: Iterable[Answer], counts: Mapping[TableName, Counts]) -> dict[str, int]:
+    """Conflicts by type, from the counts that no check had fixed (deletes, and all of a careful plan).
+
+    A merge (an UPDATE, then an INSERT of what it did not find, which stands for 0 rows) does not say which of its rows
+    the source had inserted: what it inserted beyond that number was missing, what it lacks existed.
+    """
+    missed = dict.fromkeys((Op.UPDATE, Op.DELETE), 0)
+    merged: dict[TableName, int] = {}
+    for statement, result in answers:
+        if statement.table is None or statement.expect is not None:
+            continue
+        if statement.op in missed:
+            missed[statement.op] += statement.rows - result.affected_rows
+        elif statement.op is Op.INSERT and statement.rows == 0:
+            name = statement.table.source
+            merged[name] = merged.get(name, 0) + result.affected_rows
+    surplus = [number - counts.get(name, Counts()).inserted for name, number in merged.items()]
+    found = {
+        "insert_exists": sum(-number for number in surplus if number < 0),
+        "update_missing": sum(number for number in surplus if number > 0),
+        "delete_missing": missed[Op.DELETE],
+    }
+    return {name: number for name, number in found.items() if number}
+
+
+def _join(first: Packet, second: Packet) -> Packet:
+    return Packet(
+        b"%b;%b" % (first.sql, second.sql), first.results + second.results, first.body or second.body
+    )

@@ -1,0 +1,119 @@
+"""What the target's refusals mean: the one table from error numbers and SQLSTATEs to the classes of ``errors``.
+
+Beside ``session``, which raises what this module builds. An outage (SEMANTICS §8) is waited for, a retry is sent again,
+data errors name a table, and a number that stands nowhere here stops the program with that number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+import pymysql
+
+from replicator.errors import (
+    CheckRefused,
+    DataError,
+    DuplicateKey,
+    TargetError,
+    TargetRetry,
+    TargetUnavailable,
+)
+
+_GRANTED = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES"
+
+NO_SUCH_THREAD = 1094
+NO_SUCH_TABLE = 1146
+_OUTAGES = frozenset(
+    (
+        *(2002, 2003, 2005, 2006, 2013, 2055),  # the client's: cannot connect, unresolved, gone, lost
+        *(1040, 1203),  # too many connections
+        *(1053, 1077, 1927, 3169, 4031),  # shutting down, killed, silent for too long
+        *(1158, 1159, 1160, 1161, 1184),  # the server lost us in mid-packet
+        *(1290, 1792, 1836, 3100, 3101),  # read-only, failing over
+    )
+)
+_RETRIES = frozenset(
+    (1205, 1213, 1317, 3572, 3058)
+)  # lock time-out, deadlock, interrupted, NOWAIT, user lock deadlock
+_DUPLICATES = frozenset((1062, 1586))
+_CHECK = 1242
+_DENIED = frozenset((1044, 1142, 1143, 1227, 1370))
+_HINTS = {
+    1045: "check target.user and target.password, and that the account may come from this host",
+    1049: "create the database, or correct target.database",
+    1114: "the target is out of room; free some and start again",
+    1129: "run `FLUSH HOSTS` at the target: it counts failed connects from this host",
+    1130: "create the account for this host, or with host '%'",
+    1153: "a row is larger than the target's max_allowed_packet; raise it there",
+    1665: "the target's binlog_format must be ROW",
+    1698: "check target.user and its authentication plugin",
+    2026: "check target.tls; the server may offer no TLS",
+    2059: "this authentication plugin needs TLS or is not supported",
+    3024: "raise max_execution_time at the target",
+    3159: "the target demands TLS; set target.tls.mode to required",
+    3750: "a table without a primary key cannot be made at this target",
+    3948: "local_infile is off at the target",
+}
+
+
+def raise_classified(
+    error: pymysql.MySQLError, index: int, prefix: str = "", database: object = None
+) -> NoReturn:
+    raise classify(error, index, prefix, database) from None
+
+
+def classify(
+    error: pymysql.MySQLError, index: int = 0, prefix: str = "", database: object = None
+) -> TargetError:
+    """The error of our tree for one of PyMySQL's, by its number first and its SQLSTATE second."""
+    number, text = _parts(error)
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    message = f"{prefix}{text} (error {number}{', ' + sqlstate if sqlstate else ''})"
+    found = _build_error(number, sqlstate, message, text, database)
+    found.errno, found.sqlstate, found.result_index = number, sqlstate, index
+    return found
+
+
+def _parts(error: pymysql.MySQLError) -> tuple[int, str]:
+    if isinstance(error, pymysql.err.InterfaceError) or not error.args or not isinstance(error.args[0], int):
+        return 2006, str(error.args[-1] if error.args else "") or "the connection is closed"
+    return error.args[0], str(error.args[1]) if len(error.args) > 1 else str(error)
+
+
+def _build_error(number: int, sqlstate: str, message: str, text: str, database: object) -> TargetError:
+    if number in _OUTAGES:
+        return TargetUnavailable(message)
+    if number in _RETRIES:
+        return TargetRetry(message)
+    if number in _DUPLICATES:
+        return DuplicateKey(message, table=_table_of(text))
+    if number == _CHECK:
+        return CheckRefused(message)
+    if number in _DENIED:
+        return TargetError(message, hint=_grant_for(text, database))
+    if sqlstate[:2] in ("22", "23"):
+        return DataError(message, table=_table_of(text))
+    return TargetError(message, hint=_HINTS.get(number, ""))
+
+
+def _table_of(text: str) -> str:
+    """The table that a duplicate-key or foreign-key message names, "" where it names none."""
+    match = re.search(r"for key '([^'.]+)\.", text) or re.search(r"fails \(`[^`]*`\.`((?:[^`]|``)+)`", text)
+    return match[1] if match else ""
+
+
+def _grant_for(text: str, default: object) -> str:
+    """The GRANT that a denial asks for, as far as its message tells."""
+    account = re.search(r"user '((?:[^']|'')*)'@'((?:[^']|'')*)'", text)
+    command = re.match(r"([A-Z][A-Z, ]*?) command denied", text)
+    database = re.search(r"to database '([^']*)'", text) or re.search(r"for table '`?([^'`.]+)`?\.", text)
+    who = f"'{account[1]}'@'{account[2]}'" if account else "<account>"
+    where = (
+        database[1]
+        if database
+        else default.decode()
+        if isinstance(default, bytes)
+        else default or "<database>"
+    )
+    return f"run at the target: GRANT {command[1] if command else _GRANTED} ON `{where}`.* TO {who}"
