@@ -1,7 +1,7 @@
 """Changes that do not fit in memory, on disk: a file that is appended to, cut back, and read as often as needed.
 
 The file has no name: it is gone with the process, however that ends, because after a crash the source is read again.
-Each ``Changes`` is one block, so memory holds one row event at a time (I9).
+A block holds about 1 MiB of row images, or one larger event, and memory one block at a time (I9).
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from replicator.errors import ReplicatorError
-from replicator.model import Changes, TableSchema
+from replicator.model import Changes, Op, Row, TableSchema
 
 
 class SpillFull(ReplicatorError):
@@ -21,6 +22,11 @@ class SpillFull(ReplicatorError):
 
     code = "spill_full"
     exit_code = 4
+
+
+BLOCK_BYTES: Final = 1 << 20  # of row images
+
+_Part = tuple[int, Op, Sequence[Row], Sequence[Row], int, bool]
 
 
 class Spill:
@@ -33,47 +39,74 @@ class Spill:
     def __init__(self, directory: Path | None = None) -> None:
         self._tables: list[TableSchema] = []
         self._numbers: dict[TableSchema, int] = {}
-        self._ends: list[int] = []  # where each block ends
+        self._blocks: list[tuple[int, int]] = []  # where each block ends: changes, bytes
+        self._pending: list[_Part] = []
+        self._pending_size = 0
+        self._directory = directory
         try:
             self._file = tempfile.TemporaryFile(dir=directory, prefix="replicator-spill-", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise _explain(error, directory) from error
-        self._directory = directory
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return self._end()[0] + len(self._pending)
 
     @property
     def bytes(self) -> int:
         """Bytes on disk."""
-        return self._ends[-1] if self._ends else 0
+        return self._end()[1]
+
+    def _end(self) -> tuple[int, int]:
+        return self._blocks[-1] if self._blocks else (0, 0)
 
     def append(self, changes: Changes) -> None:
         """Add one event's changes at the end. Raises SpillFull."""
         number = self._numbers.setdefault(changes.table, len(self._tables))
         if number == len(self._tables):
             self._tables.append(changes.table)
-        block = pickle.dumps((number, *changes[1:]), protocol=pickle.HIGHEST_PROTOCOL)
-        at, view = self.bytes, memoryview(block)
+        self._pending.append((number, *changes[1:]))
+        self._pending_size += changes.size
+        if self._pending_size >= BLOCK_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        count, at = self._end()
+        view = memoryview(pickle.dumps(self._pending, protocol=pickle.HIGHEST_PROTOCOL))
         try:
             while view:
                 written = os.pwrite(self._file.fileno(), view, at)
                 view, at = view[written:], at + written
         except OSError as error:
             raise _explain(error, self._directory) from error
-        self._ends.append(at)
+        self._blocks.append((count + len(self._pending), at))
+        self._pending, self._pending_size = [], 0
 
     def truncate(self, length: int) -> None:
         """Forget all but the first ``length`` changes."""
-        del self._ends[length:]
+        if length >= self._end()[0]:
+            del self._pending[length - self._end()[0] :]
+            return
+        self._pending, self._pending_size = [], 0
+        while length < self._end()[0]:
+            last = self._blocks.pop()
+            if length > self._end()[0]:
+                self._pending = self._read(self.bytes, last[1])[: length - self._end()[0]]
         os.ftruncate(self._file.fileno(), self.bytes)
 
     def __iter__(self) -> Iterator[Changes]:
         start = 0
-        for end in self._ends:
-            number, *rest = pickle.loads(_read(self._file.fileno(), start, end))
-            yield Changes(self._tables[number], *rest)
+        for _, end in self._blocks:
+            yield from self._build(self._read(start, end))
             start = end
+        yield from self._build(self._pending)
+
+    def _build(self, parts: list[_Part]) -> Iterator[Changes]:
+        for number, op, before, after, size, no_checks in parts:
+            yield Changes(self._tables[number], op, before, after, size, no_checks)
+
+    def _read(self, start: int, end: int) -> list[_Part]:
+        parts: list[_Part] = pickle.loads(_read(self._file.fileno(), start, end))
+        return parts
 
     def close(self) -> None:
         self._file.close()
