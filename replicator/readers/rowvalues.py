@@ -9,7 +9,6 @@ Packed temporals and decimals repeat, so ``Cache`` keeps their text. One cache s
 from __future__ import annotations
 
 import socket
-import zlib
 from collections.abc import Callable
 from datetime import date, timedelta
 from functools import cache

@@ -53,8 +53,12 @@ _TWO_BYTE_META: Final = frozenset(
 _NO_META: Final = frozenset(
     {TINY, SHORT, LONG, LONGLONG, INT24, TIMESTAMP, DATE, TIME, DATETIME, YEAR, NEWDATE}
 )
-_NUMERIC: Final = frozenset({TINY, SHORT, INT24, LONG, LONGLONG, NEWDECIMAL, FLOAT, DOUBLE})
-_CHARACTER: Final = frozenset({STRING, VAR_STRING, VARCHAR, BLOB, BLOB_COMPRESSED, VARCHAR_COMPRESSED})
+_NUMERIC: Final = frozenset({TINY, SHORT, INT24, LONG, LONGLONG, NEWDECIMAL, FLOAT, DOUBLE, YEAR})
+# The columns that have a place in the lists of character sets: here the products differ.
+_MYSQL_CHARACTER: Final = frozenset({STRING, VAR_STRING, VARCHAR, BLOB, VECTOR})
+_MARIADB_CHARACTER: Final = frozenset(
+    {STRING, VAR_STRING, VARCHAR, BLOB, GEOMETRY, BLOB_COMPRESSED, VARCHAR_COMPRESSED}
+)
 
 
 class TableName(NamedTuple):
@@ -118,8 +122,12 @@ def parse_table_name(buffer: bytes, start: int, end: int) -> TableName:
         ) from error
 
 
-def parse_table_map(buffer: bytes, start: int, end: int) -> TableMap:
-    """The whole event, FULL metadata included. Raises UnsupportedEvent naming the table."""
+def parse_table_map(buffer: bytes, start: int, end: int, *, is_mariadb: bool) -> TableMap:
+    """The whole event, FULL metadata included. Raises UnsupportedEvent naming the table.
+
+    ``is_mariadb`` is the format description's: the products count character columns differently, and nothing in the
+    event says which one wrote it.
+    """
     table_id, schema, table = parse_table_name(buffer, start, end)
     try:
         at = start + 10 + buffer[start + 8]  # the length of the table's name; a zero byte ends each name
@@ -128,7 +136,9 @@ def parse_table_map(buffer: bytes, start: int, end: int) -> TableMap:
         fields = _split_optional(buffer, at, end)
         flags = int.from_bytes(buffer[start + 6 : start + 8], "little")
         primary_key = _parse_primary_key(fields)
-        return TableMap(table_id, flags, schema, table, _add_metadata(columns, fields), primary_key)
+        character = _MARIADB_CHARACTER if is_mariadb else _MYSQL_CHARACTER
+        described = _add_metadata(columns, fields, character)
+        return TableMap(table_id, flags, schema, table, described, primary_key)
     except (IndexError, KeyError, StopIteration, ValueError, struct.error) as error:
         raise UnsupportedEvent(
             f"{schema}.{table}: the columns of this table in the source's log do not parse: {error!r}",
@@ -202,9 +212,11 @@ def _split_optional(buffer: bytes, at: int, end: int) -> dict[int, bytes]:
     return fields
 
 
-def _add_metadata(columns: list[ColumnMap], fields: dict[int, bytes]) -> tuple[ColumnMap, ...]:
+def _add_metadata(
+    columns: list[ColumnMap], fields: dict[int, bytes], character_types: frozenset[int]
+) -> tuple[ColumnMap, ...]:
     numeric = [i for i, column in enumerate(columns) if column.type in _NUMERIC]
-    character = [i for i, column in enumerate(columns) if column.type in _CHARACTER]
+    character = [i for i, column in enumerate(columns) if column.type in character_types]
     labelled = [i for i, column in enumerate(columns) if column.type in (ENUM, SET)]
     everywhere = list(range(len(columns)))
     found: dict[str, dict[int, Any]] = {
