@@ -46,14 +46,16 @@ def build_create_table(schema: TableSchema, name: str | None = None) -> str:
     return f"CREATE TABLE {quote_name(name or schema.target)} (\n{body}\n) {_build_options(schema)}"
 
 
-def build_indexes(schema: TableSchema) -> str | None:
-    """One ALTER TABLE that adds every index ``build_create_table`` left out, None when there is none."""
+def build_indexes(schema: TableSchema) -> list[str]:
+    """The ALTER TABLEs that add every index ``build_create_table`` left out: one, and one more a further FULLTEXT.
+
+    InnoDB builds one FULLTEXT index a statement (1795).
+    """
     first = {index.name for index in _first_indexes(schema)} | _promoted_names(schema)
     rest = [index for index in schema.indexes if index.kind != "primary" and index.name not in first]
-    if not rest:
-        return None
-    clauses = ",\n".join(f"  ADD {_build_index(index)}" for index in rest)
-    return f"ALTER TABLE {quote_name(schema.target)}\n{clauses}"
+    later = [index for index in rest if index.kind == "fulltext"][1:]
+    groups = [[index for index in rest if index not in later], *([index] for index in later)]
+    return [_build_alter(schema, map(_build_index, group)) for group in groups if group]
 
 
 def mirrored_foreign_keys(schema: TableSchema, selected: Mapping[TableName, TableSchema]) -> list[ForeignKey]:
@@ -61,16 +63,18 @@ def mirrored_foreign_keys(schema: TableSchema, selected: Mapping[TableName, Tabl
     return [fk for fk in schema.foreign_keys if fk.parent in selected]
 
 
-def build_foreign_keys(schema: TableSchema, selected: Mapping[TableName, TableSchema]) -> str | None:
-    """One ALTER TABLE that adds the foreign keys whose parent is in ``selected``, None when there is none.
+def build_foreign_keys(schema: TableSchema, selected: Mapping[TableName, TableSchema]) -> list[str]:
+    """The ALTER TABLE, one or none, that adds the foreign keys whose parent is in ``selected``.
 
     A parent column that is not unique needs a session with ``restrict_fk_on_non_standard_key = 0`` where the server
     has that variable.
     """
     keys = mirrored_foreign_keys(schema, selected)
-    if not keys:
-        return None
-    clauses = ",\n".join(f"  ADD {_build_foreign_key(fk, schema, selected)}" for fk in keys)
+    return [_build_alter(schema, (_build_foreign_key(fk, schema, selected) for fk in keys))] if keys else []
+
+
+def _build_alter(schema: TableSchema, additions: Iterable[str]) -> str:
+    clauses = ",\n".join(f"  ADD {addition}" for addition in additions)
     return f"ALTER TABLE {quote_name(schema.target)}\n{clauses}"
 
 
