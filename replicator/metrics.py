@@ -1,80 +1,14 @@
-"""What the pipeline counts about itself: lag (SEMANTICS §11), rates, conflicts; read by the status line and the target's
-status row."""
+"""What one run counts about itself; written by the applying thread, read by the status row and the display."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from replicator.model import Op, Position, TableName
-
-HEARTBEAT_SECONDS = 5.0
-
-
-class Lag:
-    """How far the target is behind, in seconds of the source's clock.
-
-    The stream tells what it read, the applier what it committed. ``clock_offset`` is source clock minus ours, in
-    seconds, measured when the reader connects.
-    """
-
-    def __init__(
-        self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
-        self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._open = (
-            0  # commit time (µs) of the oldest change in the batch under construction, 0 when there is none
-        )
-        self._emitted: deque[int] = deque()  # the same of every batch on its way, in order
-        self._reported: Position | None = None
-        self._reported_at = monotonic()
-        self._applied: Position | None = None
-        self._newest_applied = 0
-        self.clock_offset = 0.0
-
-    def opened(self, commit_time: int) -> None:
-        """The batch under construction got its first change."""
-        self._open = commit_time
-
-    def emitted(self, oldest_commit: int) -> None:
-        """A batch went on its way; 0 when it holds no change."""
-        with self._lock:
-            self._open = 0
-            self._emitted.append(oldest_commit)
-
-    def applied(self, position: Position, newest_commit: int) -> None:
-        """The oldest batch on its way is committed."""
-        with self._lock:
-            self._emitted.popleft()
-            self._applied = position
-            self._newest_applied = newest_commit or self._newest_applied
-
-    def reported(self, position: Position, received: float) -> None:
-        """The source said how far its log goes."""
-        self._reported = position
-        self._reported_at = received
-
-    def seconds(self) -> float:
-        """0 while everything the source reported is applied and the report is fresh; else the age of the oldest change
-        that is not applied, or of the last report."""
-        with self._lock:
-            oldest = next((commit for commit in self._emitted if commit), 0) or self._open
-        if oldest:
-            return max(0.0, self._clock() + self.clock_offset - oldest / 1e6)
-        silence = self._monotonic() - self._reported_at
-        if silence > 2 * HEARTBEAT_SECONDS:
-            return silence
-        is_level = self._reported is None or (
-            self._applied is not None and self._applied.covers(self._reported)
-        )
-        if is_level or not self._newest_applied:
-            return 0.0
-        return max(0.0, self._clock() + self.clock_offset - self._newest_applied / 1e6)
+from replicator.lag import Lag
+from replicator.model import Batch, TableName
+from replicator.tablestate import Counts
 
 
 @dataclass(slots=True)
@@ -85,10 +19,19 @@ class Metrics:
     batches: int = 0
     transactions: int = 0
     rows: int = 0
-    applied: dict[TableName, Counter[Op]] = field(default_factory=dict)
     conflicts: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
+    applied: dict[TableName, Counts] = field(default_factory=dict)
 
-    def count(self, table: TableName, op: Op, rows: int) -> None:
-        self.applied.setdefault(table, Counter())[op] += rows
-        self.rows += rows
+    def add(self, batch: Batch, counts: Mapping[TableName, Counts], conflicts: Mapping[str, int]) -> None:
+        """A batch is committed."""
+        self.batches += 1
+        self.transactions += batch.transactions
+        self.rows += batch.rows
+        self.conflicts.update(conflicts)
+        for name, new in counts.items():
+            self.applied[name] = Counts(*map(int.__add__, self.counts(name), new))
+        self.lag.applied(batch.checkpoint.position, batch.newest_commit)
+
+    def counts(self, name: TableName) -> Counts:
+        """What was applied to one table in this run."""
+        return self.applied.get(name, Counts())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from replicator.held import Held
-from replicator.metrics import Lag
+from replicator.lag import Lag
 from replicator.model import (
     Batch,
     Changes,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from replicator.held import BLOCK_BYTES, Held
-from replicator.metrics import Lag
+from replicator.lag import Lag
 from replicator.model import Batch, Changes, Idle, Op, SchemaChange, StreamItem, Transaction
 from replicator.stream import BatchLimits, Emitted, Pause, Route, Settle, Stream
 from replicator.testing import MemoryPosition, build_insert, build_table, build_transaction, read_items

@@ -1,0 +1,75 @@
+"""How far the target is behind the source (SEMANTICS §11), told by stream and apply, read by status and display."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from replicator.model import Position
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class Lag:
+    """How far the target is behind, in seconds of the source's clock.
+
+    The stream tells what it read, the applier what it committed. ``clock_offset`` is source clock minus ours, in
+    seconds, measured when the reader connects.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._open = (
+            0  # commit time (µs) of the oldest change in the batch under construction, 0 when there is none
+        )
+        self._emitted: deque[int] = deque()  # the same of every batch on its way, in order
+        self._reported: Position | None = None
+        self._reported_at = monotonic()
+        self._applied: Position | None = None
+        self._newest_applied = 0
+        self.clock_offset = 0.0
+
+    def opened(self, commit_time: int) -> None:
+        """The batch under construction got its first change."""
+        self._open = commit_time
+
+    def emitted(self, oldest_commit: int) -> None:
+        """A batch went on its way; 0 when it holds no change."""
+        with self._lock:
+            self._open = 0
+            self._emitted.append(oldest_commit)
+
+    def applied(self, position: Position, newest_commit: int) -> None:
+        """The oldest batch on its way is committed."""
+        with self._lock:
+            self._emitted.popleft()
+            self._applied = position
+            self._newest_applied = newest_commit or self._newest_applied
+
+    def reported(self, position: Position, received: float) -> None:
+        """The source said how far its log goes."""
+        self._reported = position
+        self._reported_at = received
+
+    def seconds(self) -> float:
+        """0 while everything the source reported is applied and the report is fresh; else the age of the oldest change
+        that is not applied, or of the last report."""
+        with self._lock:
+            oldest = next((commit for commit in self._emitted if commit), 0) or self._open
+        if oldest:
+            return max(0.0, self._clock() + self.clock_offset - oldest / 1e6)
+        silence = self._monotonic() - self._reported_at
+        if silence > 2 * HEARTBEAT_SECONDS:
+            return silence
+        is_level = self._reported is None or (
+            self._applied is not None and self._applied.covers(self._reported)
+        )
+        if is_level or not self._newest_applied:
+            return 0.0
+        return max(0.0, self._clock() + self.clock_offset - self._newest_applied / 1e6)

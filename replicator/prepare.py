@@ -1,0 +1,107 @@
+"""A batch becomes packets: plan and sql put together, for batches in memory and for those that live on disk.
+
+Foreign key checks are a matter of each statement: they are on for a set of tables only once the set is consistent, and
+only where they do work (SEMANTICS §2.5, §5.4). A batch that touches both kinds is planned in two parts, which no
+foreign key joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from replicator.apply import Prepared, count_changes
+from replicator.model import Batch, Changes, TableName
+from replicator.plan import Edge, PlanSettings, build_plan
+from replicator.sql import Limits, Packet, build_packets
+
+SLICE_BYTES: Final = 16 << 20
+_CHECKS: Final = {True: b"SET foreign_key_checks=1", False: b"SET foreign_key_checks=0"}
+
+
+class Preparer:
+    """Plans and renders for one pipeline. ``settle`` is called in stream order, by the thread that prepares.
+
+    ``is_checking``: foreign key checks are needed at all; ``parents``: the foreign keys of each target table;
+    ``unsettled``: tables whose set is not consistent yet.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        is_checking: bool,
+        cascades_logged: bool,
+        parents: Mapping[str, tuple[Edge, ...]],
+        unsettled: Iterable[TableName],
+    ) -> None:
+        self._limits = limits
+        self._is_checking = is_checking
+        self._unsettled = frozenset(unsettled)
+        self._settings = PlanSettings(checks=False, cascades_logged=cascades_logged, parents=parents)
+
+    def settle(self, tables: Iterable[TableName]) -> None:
+        """These tables are consistent from the next batch on."""
+        self._unsettled -= frozenset(tables)
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """The fast plan of a batch, rendered; of a batch on disk that happens while it is sent."""
+        unsettled = self._unsettled  # a careful plan made later must see what this one sees
+        return self._prepare(batch, unsettled, careful=False)
+
+    def _prepare(self, batch: Batch, unsettled: frozenset[TableName], *, careful: bool) -> Prepared:
+        replan = None if careful else lambda: self._prepare(batch, unsettled, careful=True)
+        packets: Iterable[Packet] = _Lazily(lambda: self._build_slices(batch, unsettled, careful))
+        if not batch.spilled:
+            packets = list(packets)
+        return Prepared(batch, packets, count_changes(batch.changes), replan)
+
+    def _build_slices(self, batch: Batch, unsettled: frozenset[TableName], careful: bool) -> Iterator[Packet]:
+        for changes in _slice(batch.changes) if batch.spilled else (batch.changes,):
+            yield from self._build(changes, unsettled, replace(self._settings, careful=careful))
+
+    def _build(
+        self, changes: Iterable[Changes], unsettled: frozenset[TableName], settings: PlanSettings
+    ) -> Iterator[Packet]:
+        if not self._is_checking:
+            yield from build_packets(build_plan(changes, settings), self._limits)
+            return
+        parts: dict[bool, list[Changes]] = {False: [], True: []}
+        for change in changes:
+            parts[change.table.source not in unsettled].append(change)
+        for checks, part in parts.items():
+            if part:
+                steps = build_plan(part, replace(settings, checks=checks))
+                yield from _switch_checks(checks, build_packets(steps, self._limits))
+
+
+@dataclass(frozen=True, slots=True)
+class _Lazily:
+    """Packets made anew at each iteration: of a batch on disk no more than a slice is in memory."""
+
+    build: Callable[[], Iterator[Packet]]
+
+    def __iter__(self) -> Iterator[Packet]:
+        return self.build()
+
+
+def _switch_checks(checks: bool, packets: Iterator[Packet]) -> Iterator[Packet]:
+    """Say at the beginning of the first packet whether foreign keys are checked from there on."""
+    for first in packets:
+        switch = _CHECKS[checks]
+        yield first._replace(sql=switch + b";" + first.sql, results=(None, *first.results))
+        yield from packets
+
+
+def _slice(changes: Iterable[Changes]) -> Iterator[list[Changes]]:
+    part: list[Changes] = []
+    size = 0
+    for change in changes:
+        part.append(change)
+        size += change.size
+        if size >= SLICE_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

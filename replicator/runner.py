@@ -1,0 +1,103 @@
+"""Commands that run a pipeline: signals, the display, several files, and what is printed at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from replicator import checkpoint
+from replicator.config import PipelineConfig, load
+from replicator.console import View, open_display
+from replicator.errors import ReplicatorError
+from replicator.pipeline import Options, Pipeline, Until, summarize
+from replicator.session import Session
+from replicator.startup import open_pipeline
+
+
+def run_pipeline(path: Path, *, until: Until) -> int:
+    """Run one pipeline file to its end; returns 0. Raises what ends it."""
+    config = load(path)
+    for warning in config.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    stop = threading.Event()
+    display = open_display()
+    with _stopping(stop), contextlib.closing(display):
+        opened = None
+        try:
+            opened = open_pipeline(
+                config,
+                waiting=lambda text: display.show(_waiting_view(config, text)) if text else None,
+                stop=stop,
+                is_patient=until != "loaded",
+            )
+            pipeline = Pipeline(opened, Options(until=until), stop)
+            try:
+                pipeline.run(display.show)
+            finally:
+                display.show(pipeline.view())
+        except ReplicatorError as error:
+            if not (error.retryable and stop.is_set()):
+                raise
+            return 0
+        finally:
+            if opened is not None:
+                opened.reader.close()
+    sys.stdout.write(f"{config.pipeline}: {summarize(pipeline.view().tables)}\n")
+    return 0
+
+
+def _waiting_view(config: PipelineConfig, text: str) -> View:
+    return View(config.pipeline, "idle", "", 0.0, 0.0, 0, 0, text, "exact")
+
+
+@contextlib.contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and Ctrl-C finish the batch in flight; a second Ctrl-C ends at once."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_pipelines(paths: Sequence[Path], *, until: Until) -> int:
+    """One process for each file, so that none can hold up another; returns the highest exit code.
+
+    A signal to this process goes to all; when one ends, the others go on.
+    """
+    option = ["--until-current"] if until == "current" else []
+    children = [
+        subprocess.Popen([sys.executable, "-m", "replicator", "run", *option, str(path)]) for path in paths
+    ]
+    stop = threading.Event()
+    with _stopping(stop):
+        while any(child.poll() is None for child in children):
+            if stop.wait(0.2):
+                for child in children:
+                    child.terminate()
+                break
+    return max(child.wait() for child in children)
+
+
+def drop_pipeline(config: PipelineConfig) -> str:
+    """Remove the pipeline's checkpoint from the target; returns a sentence on what stays."""
+    with Session.connect(config.target) as session:
+        checkpoint.create_tables(session, config.pipeline)
+        checkpoint.forget(session, config.pipeline)
+    return (
+        f"{config.pipeline}: the checkpoint is gone; the mirrored tables and their rows stay. "
+        "The next load fills again what this program alone had filled."
+    )
