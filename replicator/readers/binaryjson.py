@@ -68,7 +68,7 @@ def _write_value(data: bytes, kind: int, at: int, write: _Writer) -> None:
         size, at = _read_length(data, at)
         write(_quote(_take(data, at, size)))
     elif kind in _NUMBERS:
-        write(b"%d" % _NUMBERS[kind].unpack_from(data, at))
+        write(b"%d" % int(_NUMBERS[kind].unpack_from(data, at)[0]))
     elif kind <= _LARGE_ARRAY:
         _write_container(data, kind, at, write)
     elif kind == _LITERAL:
@@ -142,8 +142,26 @@ def _quote(text: bytes) -> bytes:
 
 
 def format_double(number: float) -> bytes:
-    """The shortest text that reads back as the same double, and never as an integer."""
-    return repr(number).encode()
+    """The shortest text that reads back as the same double, never as an integer, as the server's my_gcvt lays it out.
+
+    Plain digits for exponents from -15 to 14 (and 15 where there is a fraction), else ``1.5e20``.
+    """
+    text = repr(number)
+    mantissa, e, exponent = text.partition("e")
+    if not e:
+        return (text if abs(number) < 1e15 or not text.endswith(".0") else _format_e(text[:-2])).encode()
+    power = int(exponent)
+    if not -15 <= power < 0:
+        return f"{mantissa}e{power}".encode()
+    sign, digits = ("-", mantissa[1:]) if mantissa[0] == "-" else ("", mantissa)
+    return f"{sign}0.{'0' * (-power - 1)}{digits.replace('.', '')}".encode()
+
+
+def _format_e(whole: str) -> str:
+    """A whole number's digits as ``1.5e15``."""
+    sign, digits = ("-", whole[1:]) if whole[0] == "-" else ("", whole)
+    head, rest = digits[0], digits[1:].rstrip("0")
+    return f"{sign}{head}{'.' * bool(rest)}{rest}e{len(digits) - 1}"
 
 
 def _format_opaque(kind: int, value: bytes) -> bytes:
