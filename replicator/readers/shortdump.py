@@ -57,24 +57,25 @@ class Event(NamedTuple):
 
 def read_events(link: Link, seconds: float) -> Iterator[Event]:
     """Events one by one until the dump ends. Raises SourceUnavailable when none comes for ``seconds``."""
-    checksum = at = number = 0
+    checksum = number = 0
     while True:
         try:
-            end = link.inspect(at, seconds)
+            end = link.inspect(seconds)
         except DumpEnded:
             return
         if end is None:
             raise SourceUnavailable(f"{link.address}: the source sent nothing for {seconds:.0f} seconds")
-        buffer, start = link.buffer, EVENT_OFFSET + binlog.HEADER_SIZE
-        timestamp, kind, _, _, log_pos, _ = binlog.HEADER.unpack_from(buffer, EVENT_OFFSET)
+        buffer, at = link.buffer, link.at + EVENT_OFFSET
+        start = at + binlog.HEADER_SIZE
+        timestamp, kind, _, _, log_pos, _ = binlog.HEADER.unpack_from(buffer, at)
         if kind == binlog.FORMAT_DESCRIPTION:
             description = binlog.parse_format_description(buffer, start, end)
             checksum = binlog.CHECKSUM_SIZE if description.checksum else 0
         if kind == binlog.ROTATE:
-            rotate = read_rotate(buffer, EVENT_OFFSET, end)
+            rotate = read_rotate(buffer, at, end)
             number, log_pos = binlog_number(rotate.file), rotate.position
         yield Event(kind, timestamp, (number, log_pos), buffer, start, end - checksum)
-        at = end
+        link.at = end
 
 
 def read_created(connect: Connect, server: str, file: str, seconds: float = 30.0) -> int:

@@ -17,7 +17,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import pymysql
 from pymysqlreplication import BinLogStreamReader
@@ -106,7 +106,7 @@ class _Members(list[str]):
 
 
 class Link:
-    """The connection once the dump runs. ``buffer`` holds what was received and not yet dropped.
+    """The connection once the dump runs. ``buffer`` holds what was received; the reader of it moves ``at`` forward.
 
     Not for two threads. ``bytes_read`` counts what came; ``address`` is for messages.
     """
@@ -114,6 +114,7 @@ class Link:
     def __init__(self, connection: pymysql.Connection[Any], address: str) -> None:
         self.address = address
         self.buffer = b""
+        self.at = 0
         self.bytes_read = 0
         self._connection = connection
         self._socket: socket.socket = connection._sock
@@ -124,21 +125,71 @@ class Link:
         self._pending_size = 0
         self._silence = 0.0
 
-    def fill(self, at: int, need: int, timeout: float) -> bool:
-        """Drop what is before ``at`` and receive until ``buffer`` holds ``need`` bytes; True: it does, from 0 on.
+    def inspect(self, timeout: float) -> int | None:
+        """Wait for the whole packet at ``at``; gives the end of its event, which begins five bytes behind ``at``.
 
-        False when nothing came within ``timeout`` seconds; ``buffer`` and ``at`` are then as before. Raises
-        SourceUnavailable when the link is cut, or silent for too long while we wait.
+        ``buffer`` and ``at`` may be other ones afterwards. None: not all of it came within ``timeout`` seconds. An event
+        of several packets is put in one piece. Raises SourceUnavailable when the link is cut, or silent for too long
+        while we wait; DumpEnded; and what an error packet means.
         """
-        have = len(self.buffer) - at + self._pending_size
+        if not self._has(EVENT_OFFSET, timeout):
+            return None
+        head, status = PACKET_HEADER.unpack_from(self.buffer, self.at)
+        length = head & MAX_PACKET
+        if not self._has(4 + length, timeout):
+            return None
+        if status != STATUS_OK:
+            self._end(status, self.buffer[self.at + 5 : self.at + 4 + length])
+        end = self.at + 4 + length if length < MAX_PACKET else self._join(timeout)
+        if end is not None and not self._is_event(end):
+            raise UnsupportedEvent(
+                f"{self.address}: a packet of the dump does not hold one event of its own length",
+                hint="connect to the server itself, not through a proxy that changes packets",
+            )
+        return end
+
+    def _end(self, status: int, body: bytes) -> NoReturn:
+        if status != STATUS_ERROR:
+            raise DumpEnded(f"{self.address}: the source ended the dump")
+        code, text = int.from_bytes(body[:2], "little"), body[2:].decode("utf8", "replace")
+        raise explain(pymysql.err.OperationalError(code, text), self.address)
+
+    def _is_event(self, end: int) -> bool:
+        start = self.at + EVENT_OFFSET
+        size = int.from_bytes(self.buffer[start + 9 : start + 13], "little")
+        return end - start >= binlog.HEADER_SIZE and start + size == end
+
+    def _has(self, need: int, timeout: float) -> bool:
+        """Receive until ``need`` bytes stand behind ``at``; False: they did not come in time."""
+        have = len(self.buffer) - self.at
+        if have >= need:
+            return True
+        have += self._pending_size
         while have < need:
             received = self._receive(timeout)
             if not received:
                 return False
             have += received
-        self.buffer = b"".join((self.buffer[at:], *self._pending))
-        self._pending, self._pending_size = [], 0
+        self.buffer = b"".join((self.buffer[self.at :], *self._pending))
+        self.at, self._pending, self._pending_size = 0, [], 0
         return True
+
+    def _join(self, timeout: float) -> int | None:
+        """Take the headers out of an event longer than 16 MB; None: not all here yet, and nothing has changed."""
+        pieces, offset, length = [], 0, MAX_PACKET
+        while length == MAX_PACKET:
+            if not self._has(offset + 4, timeout):
+                return None
+            at = self.at + offset
+            length = int.from_bytes(self.buffer[at : at + 3], "little")
+            if not self._has(offset + 4 + length, timeout):
+                return None
+            pieces.append((offset + 4, offset + 4 + length))
+            offset += 4 + length
+        view = memoryview(self.buffer)[self.at :]
+        self.buffer = b"".join((view[:4], *(view[a:b] for a, b in pieces), view[offset:]))
+        self.at = 0
+        return 4 + sum(b - a for a, b in pieces)
 
     def _receive(self, timeout: float) -> int:
         received = 0
@@ -174,44 +225,6 @@ class Link:
                 f"{self.address}: no event and no heartbeat for {self._silence:.0f} seconds"
             )
         return False
-
-    def inspect(self, at: int, timeout: float) -> int | None:
-        """Look at a packet that is not simply a whole event: the offset of the event's end, once it is all there.
-
-        None: nothing came in time. Afterwards the packet is at 0; an event of several packets is in one piece behind
-        the first packet's five bytes. Raises for an error packet and for the end of the dump.
-        """
-        if not self._has(at, EVENT_OFFSET, timeout):
-            return None
-        head, status = PACKET_HEADER.unpack_from(self.buffer, 0)
-        length = head & MAX_PACKET
-        if not self._has(0, 4 + length, timeout):
-            return None
-        if status == STATUS_ERROR:
-            code = int.from_bytes(self.buffer[5:7], "little")
-            text = self.buffer[7 : 4 + length].decode("utf8", "replace")
-            raise explain(pymysql.err.OperationalError(code, text), self.address)
-        if status != STATUS_OK:
-            raise DumpEnded(f"{self.address}: the source ended the dump")
-        return 4 + length if length < MAX_PACKET else self._join(timeout)
-
-    def _has(self, at: int, need: int, timeout: float) -> bool:
-        return (at == 0 and len(self.buffer) >= need) or self.fill(at, need, timeout)
-
-    def _join(self, timeout: float) -> int | None:
-        """Take the headers out of an event longer than 16 MB; None: not all here yet, nothing has changed."""
-        pieces, at, length = [], 0, MAX_PACKET
-        while length == MAX_PACKET:
-            if not self._has(0, at + 4, timeout):
-                return None
-            length = int.from_bytes(self.buffer[at : at + 3], "little")
-            if not self._has(0, at + 4 + length, timeout):
-                return None
-            pieces.append((at + 4, at + 4 + length))
-            at += 4 + length
-        view = memoryview(self.buffer)
-        self.buffer = b"".join((view[:4], *(view[a:b] for a, b in pieces), view[at:]))
-        return 4 + sum(b - a for a, b in pieces)
 
     def close(self) -> None:
         self._connection._force_close()
