@@ -9,6 +9,7 @@ Packed temporals and decimals repeat, so ``Cache`` keeps their text. One cache s
 from __future__ import annotations
 
 import socket
+import zlib
 from collections.abc import Callable
 from datetime import date, timedelta
 from functools import cache
@@ -195,14 +196,9 @@ OLD_DATETIMES: Final = Cache(_old_datetime)
 
 
 def read_uuid(raw: bytes) -> bytes:
-    """MariaDB stores time-based versions (1 and 6 and others below 6) with their segments reversed, for the index."""
+    """The log holds the bytes in the order of the text (not the storage order), less trailing zeros."""
     text = raw.ljust(16, b"\0").hex()
-    return b"-".join(_uuid_segments(text))
-
-
-def _uuid_segments(text: str) -> list[bytes]:
-    cuts = ((24, 32), (20, 24), (16, 20), (12, 16), (0, 12))
-    return [text[a:b].encode() for a, b in cuts]
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}".encode()
 
 
 def read_inet4(raw: bytes) -> bytes:
@@ -214,10 +210,21 @@ def read_inet6(raw: bytes) -> bytes:
 
 
 def inflate_column(raw: bytes) -> bytes:
-    """A value of a column with MariaDB's COMPRESSED attribute."""
+    """A value of a column with MariaDB's COMPRESSED attribute.
+
+    First byte 0: the rest is the value. Else 0x80 (zlib) | 8 when raw deflate | n, n bytes of big-endian length, data.
+    """
     if not raw or raw[0] == 0:
         return raw[1:]
-    raise ValueError("to be seen")
+    head = raw[0]
+    if head & 0xF0 != 0x80:
+        raise ValueError(f"a compressed value of method {head >> 4}")
+    start = 1 + (head & 7)
+    size = int.from_bytes(raw[1:start], "big")
+    value = zlib.decompress(raw[start:], -zlib.MAX_WBITS if head & 8 else zlib.MAX_WBITS, max(size, 1))
+    if len(value) != size:
+        raise ValueError(f"a compressed value inflates to {len(value)} bytes, not {size}")
+    return value
 
 
 @cache
