@@ -103,9 +103,10 @@ class Committer:
         for attempt in range(1 << 62):
             try:
                 return self._send(build)
-            except _Superseded:
-                if settle(self.session, self.lease):
-                    return None  # an earlier attempt of this very batch arrived late
+            except _Superseded as error:
+                # Another process, or an earlier attempt of this very batch that arrived late: the row says which.
+                if self._reconnect(error):
+                    return None
                 raise CheckpointMismatch(
                     f"pipeline {self.lease.pipeline}: the target refuses its own checkpoint"
                 ) from None
@@ -117,6 +118,7 @@ class Committer:
         raise AssertionError("attempts have no end")
 
     def _send(self, build: Callable[[Lease], Iterable[Packet]]) -> list[Answer]:
+        self.refused = None
         try:
             if not self.session.is_open:
                 raise TargetUnavailable("the connection is closed")
@@ -135,7 +137,7 @@ class Committer:
             results = self.session.run(packet.sql, packet.body)
         except TargetError as error:
             if is_first and isinstance(error, CheckRefused) and error.result_index == CHECKED:
-                raise _Superseded from None
+                raise _Superseded("the checkpoint has moved") from None
             self._name_table(error, packet)
             raise
         pairs = zip(packet.results, results, strict=True)
@@ -180,7 +182,7 @@ class Committer:
         self.waiting_for = text
 
 
-class _Superseded(Exception):
+class _Superseded(TargetUnavailable):
     """The compare-and-swap matched no row."""
 
 
@@ -267,9 +269,9 @@ class Applier:
         except (CheckRefused, DuplicateKey) as error:
             if prepared.replan is not None:
                 return self.apply(prepared.replan())
-            raise self._refuse(error) from None
+            raise self._refuse(error, prepared) from None
         except DataError as error:
-            raise self._refuse(error) from None
+            raise self._refuse(error, prepared) from None
         conflicts = _count_conflicts(answers or (), prepared.counts)
         for name, number in conflicts.items():
             self._conflicts[name] = self._conflicts.get(name, 0) + number
@@ -344,15 +346,19 @@ class Applier:
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
-    def _refuse(self, error: TargetError) -> TargetError:
+    def _refuse(self, error: TargetError, prepared: Prepared) -> TargetError:
         """The error that ends the run, after the table it is about was marked."""
         statement = self.committer.refused
-        if statement is None or statement.table is None:
+        if statement is not None and statement.table is not None:
+            name, target = statement.table.source, statement.table.target
+        elif isinstance(error, DataError):  # a row that sql could not render
+            name = next(name for name in prepared.counts if str(name) == error.table)
+            target = error.table
+        else:
             return TargetError(
-                f"the rows of pipeline {self.lease.pipeline} in the control tables are gone: {error.message}"
+                f"rows of pipeline {self.lease.pipeline} in the control tables are gone: {error.message}"
             )
-        target = statement.table.target
-        self.set_table(statement.table.source, state=State.ERROR, error=error.message)
+        self.set_table(name, state=State.ERROR, error=error.message)
         if isinstance(error, DuplicateKey):
             hint = "multiple_unique_conflicts: another row holds this unique value; change one of them and start again"
         elif isinstance(error, CheckRefused):

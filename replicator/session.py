@@ -367,6 +367,7 @@ def connect_patiently(
     stop: threading.Event,
     report: Callable[[str], None],
     prepare: Callable[[Session], T],
+    read_seconds: float = READ_SECONDS,
 ) -> tuple[Session, T]:
     """Connect and run ``prepare`` on the new session, waiting through outages with bounded back-off.
 
@@ -375,7 +376,7 @@ def connect_patiently(
     for delay in build_delays():
         session = None
         try:
-            session = Session.connect(endpoint, loads=loads)
+            session = Session.connect(endpoint, loads=loads, read_seconds=read_seconds)
             made = prepare(session)
         except (TargetUnavailable, TargetRetry) as error:
             if session is not None:
@@ -422,4 +423,7 @@ def _run(connection: Any, packet: bytes, body: Body | None = None) -> list[Resul
         raise_classified(error, len(results), database=connection.db)
     except TargetError as error:
         error.result_index = len(results)
+        raise
+    except BaseException:
+        connection._force_close()  # what was sent or read half leaves no way to go on
         raise

@@ -256,12 +256,9 @@ def build_status_update(pipeline: str, line: StatusLine, conflicts: Mapping[str,
     """The UPDATE of ``_replicator_status``; ``conflicts`` (by conflict type) are added."""
     added = b"".join(b",%b=%b+%d" % (name.encode(), name.encode(), n) for name, n in conflicts.items() if n)
     lag = b"NULL" if line.lag_seconds is None else b"%.3f" % line.lag_seconds
-    return (
-        b"UPDATE _replicator_status SET state=%b,consistent=%d,lag_seconds=%b,torn=%d,waiting_for=%b%b,updated_at=NOW(6) WHERE pipeline=%b"
-        % (
-            *(quote_text(line.state), line.is_consistent, lag, line.is_torn),
-            *(quote_text(line.waiting_for[:255]), added, quote_text(pipeline)),
-        )
+    return _STATUS_UPDATE % (
+        *(quote_text(line.state), line.is_consistent, lag, line.is_torn),
+        *(quote_text(line.waiting_for[:255]), added, quote_text(pipeline)),
     )
 
 
