@@ -1,0 +1,259 @@
+"""Every check that `replicator check` knows, with what it means: the registrations that check.py reports against.
+
+An id is stable: scripts match it. docs/reference/checks.md is made from this table (``python -m replicator.checklist``),
+and a test fails when it is out of date. What a check of one run found, and the fix that fits it, stands in the report.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+REFERENCE: Final = "docs/reference/checks.md"
+
+
+class Registration(NamedTuple):
+    """One check: its stable id, what it looks at, and what it means when it does not pass."""
+
+    id: str
+    looks_at: str
+    otherwise: str
+
+
+_FILE: Final = (
+    Registration(
+        "config.file",
+        "The pipeline file loads: keys, values, variables, certificate files.",
+        "Fails once for each fault, with file, line and column. The command then ends with 2.",
+    ),
+    Registration(
+        "config.warning",
+        "What the file allows and a careful reader would not.",
+        "Warns; a run starts anyway.",
+    ),
+)
+
+_ENDPOINT: Final = (
+    (
+        "resolve",
+        "The host's name resolves.",
+        "Fails: misspelt, or the DNS server that knows it stands behind a tunnel that is down.",
+    ),
+    (
+        "reach",
+        "A TCP connect to the port.",
+        "Fails. *Refused*: a machine answered, so the tunnel is up and the database is down or elsewhere. *Timed out*: "
+        "nothing answered, so the tunnel is down or a firewall drops packets. *No route*: the tunnel's network is gone.",
+    ),
+    (
+        "login",
+        "User, password and authentication plugin.",
+        "Fails: wrong password, unknown account, or an account that may not come from this host.",
+    ),
+    (
+        "tls",
+        "What was negotiated (version and cipher) against what the file demands.",
+        "Fails when the file demands TLS that the server does not offer, or a certificate cannot be trusted. Warns when "
+        "the connection is plain text.",
+    ),
+    ("rtt", "Median of a few pings.", "Warns above 100 ms: each batch waits for one round trip."),
+    (
+        "version",
+        "Product and version.",
+        "Fails below MySQL 8.0 or MariaDB 10.5 at a source and MySQL 8.0.20 at the target, and for the wrong product.",
+    ),
+    (
+        "clock",
+        "The server's clock against this machine's.",
+        "Warns beyond 5 s: lag is measured in the source's clock and corrected, but times in logs will not match.",
+    ),
+)
+
+_SOURCE: Final = (
+    Registration(
+        "source.database",
+        "source.database exists and the account may use it.",
+        "Fails, with the GRANT or the name to correct.",
+    ),
+    Registration(
+        "source.reader",
+        "The source tells who it is and where its log stands.",
+        "Fails with what the server said; the checks that need it are left out.",
+    ),
+)
+
+_TABLES: Final = (
+    Registration(
+        "tables.selected",
+        "The names and globs of the file against the tables of the source.",
+        "Fails once for each fault, with file, line and column. Warns for a glob that matches nothing.",
+    ),
+    Registration(
+        "tables.readable",
+        "Every selected table can be described: kinds of table, column types.",
+        "Fails for each table that this version cannot mirror, naming the column.",
+    ),
+    Registration(
+        "tables.key",
+        "Every selected table has a primary key or a unique key without NULLs.",
+        "Fails: changes of a table without one cannot be matched to rows.",
+    ),
+    Registration(
+        "tables.differences",
+        "What will be different at the target by design: collations, defaults, indexes, partitions.",
+        "Warns, once for each; no row loses anything by it.",
+    ),
+)
+
+_TARGET: Final = (
+    Registration(
+        "target.database",
+        "target.database exists and the account may use it.",
+        "Fails, with the CREATE DATABASE or the GRANT.",
+    ),
+    Registration(
+        "target.session",
+        "A session takes the settings that replicator needs, and keeps them.",
+        "Fails when the server or a proxy answers something else than what was set.",
+    ),
+    Registration(
+        "target.grants",
+        "The account's privileges on the target database, roles included.",
+        "Fails, naming each one that is missing, with the GRANT that gives it.",
+    ),
+    Registration(
+        "target.writable",
+        "read_only, super_read_only and innodb_read_only are off.",
+        "Fails: a replica, or a server that is failing over.",
+    ),
+    Registration(
+        "target.local_infile",
+        "LOAD DATA LOCAL is allowed.",
+        "Warns: loading and large inserts go through multi-row INSERT instead, about half as fast.",
+    ),
+    Registration(
+        "target.packet",
+        "max_allowed_packet.",
+        "Warns below 16 MB: a row that is larger than it cannot be written by INSERT.",
+    ),
+    Registration(
+        "target.names",
+        "lower_case_table_names.",
+        "Warns when the target folds the case of table names: names that differ in case alone are then one table.",
+    ),
+    Registration(
+        "target.primary_key",
+        "sql_require_primary_key and sql_generate_invisible_primary_key.",
+        "Never fails: every table that replicator makes has a primary key.",
+    ),
+    Registration(
+        "target.table",
+        "Each target table that exists, against what its source table needs.",
+        "Fails for every difference that could lose data; warns for the others. Also fails for a missing table under "
+        "`create: false`.",
+    ),
+    Registration(
+        "target.rows",
+        "Rows in target tables that this pipeline has not loaded.",
+        "Fails unless the table says `existing_rows: merge` (they stay) or `replace` (they go at the end of the load).",
+    ),
+)
+
+_PIPELINE: Final = (
+    Registration(
+        "pipeline.running",
+        "Whether a replicator runs under this pipeline's name.",
+        "Warns, naming its host, pid and start: a second one takes the pipeline over and the first one ends.",
+    ),
+    Registration(
+        "pipeline.identity",
+        "The source is the server that the stored checkpoint belongs to.",
+        "Fails: another server stands behind the same address.",
+    ),
+    Registration(
+        "pipeline.position",
+        "The source can still resume at the stored position.",
+        "Fails when its logs were purged or reset, naming both sides.",
+    ),
+)
+
+
+def _register_endpoint(side: str) -> tuple[Registration, ...]:
+    return tuple(Registration(f"{side}.{name}", what, otherwise) for name, what, otherwise in _ENDPOINT)
+
+
+CHECKS: Final = {
+    check.id: check
+    for check in (
+        *_FILE,
+        *_register_endpoint("source"),
+        *_SOURCE,
+        *_TABLES,
+        *_register_endpoint("target"),
+        *_TARGET,
+        *_PIPELINE,
+    )
+}
+"""Every registration by id, in the order in which they are tried."""
+
+
+class Outcome(NamedTuple):
+    """What one check found; ``status`` is pass, warn or fail. ``fix`` is empty only where nothing is to be done."""
+
+    id: str
+    status: str
+    subject: str
+    message: str
+    fix: str = ""
+    pipeline: str = ""
+
+
+@dataclass(slots=True)
+class Findings:
+    """The outcomes of one pipeline, in the order in which they came. Only registered ids are taken (KeyError)."""
+
+    pipeline: str
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def add(self, check: str, status: str, subject: str, message: str, fix: str = "") -> None:
+        registered = CHECKS[check].id
+        self.outcomes.append(Outcome(registered, status, subject, message, fix, self.pipeline))
+
+    def passed(self, check: str, subject: str, message: str) -> None:
+        self.add(check, "pass", subject, message)
+
+    def warned(self, check: str, subject: str, message: str, fix: str = "") -> None:
+        self.add(check, "warn", subject, message, fix)
+
+    def failed(self, check: str, subject: str, message: str, fix: str) -> None:
+        self.add(check, "fail", subject, message, fix)
+
+
+_INTRODUCTION: Final = """\
+# What `replicator check` checks
+
+<!-- Made by `python -m replicator.checklist`; edit the registrations in replicator/checklist.py instead. -->
+
+`replicator check FILE…` tries everything that a run needs and changes nothing. It does not stop at the first failure;
+what a failure makes senseless is left out (without a login there are no grants to look at). Each outcome has a stable
+id, `pass`, `warn` or `fail`, what it is about, what was found, and where it did not pass a fix to paste. The exit code
+is 0 when nothing failed, 3 when something did, and 2 when a pipeline file cannot be used.
+
+`--json` prints `{"ok": …, "checks": [{"id", "status", "subject", "message", "fix", "pipeline"}, …]}`.
+
+| id | looks at | when it does not pass |
+|---|---|---|
+"""
+
+
+def render_reference() -> str:
+    """The reference page as Markdown."""
+    rows = (f"| `{check.id}` | {check.looks_at} | {check.otherwise} |\n" for check in CHECKS.values())
+    return _INTRODUCTION + "".join(rows)
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+    (root / REFERENCE).write_text(render_reference(), encoding="utf-8")

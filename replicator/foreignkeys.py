@@ -1,0 +1,52 @@
+"""Which mirrored tables foreign keys join, and whether the target must check them (pure; SEMANTICS §2.5, §5.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from replicator.model import TableName, TableSchema
+from replicator.target import ExternalChild
+
+
+def build_groups(schemas: Sequence[TableSchema]) -> list[tuple[TableSchema, ...]]:
+    """The sets of tables that foreign keys join, alone-standing tables left out; in the order of ``schemas``."""
+    selected = {schema.source: schema for schema in schemas}
+    leader = {name: name for name in selected}
+
+    def find(name: TableName) -> TableName:
+        while leader[name] != name:
+            leader[name] = name = leader[leader[name]]
+        return name
+
+    for schema in schemas:
+        for fk in schema.foreign_keys:
+            if fk.parent in selected:
+                leader[find(schema.source)] = find(fk.parent)
+    groups: dict[TableName, list[TableSchema]] = {}
+    for schema in schemas:
+        groups.setdefault(find(schema.source), []).append(schema)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def find_check_reasons(
+    schemas: Sequence[TableSchema], *, cascades_logged: bool, external: Iterable[ExternalChild]
+) -> list[str]:
+    """Why foreign_key_checks must be on while changes are applied; empty: they do no work and are off.
+
+    ``external``: tables outside the pipeline that refer to mirrored ones.
+    """
+    reasons: list[str] = []
+    selected = {schema.source for schema in schemas}
+    if not cascades_logged:
+        reasons += [
+            f"{schema.source}: the source does not log what its foreign key {fk.name} "
+            f"(ON DELETE {fk.on_delete}, ON UPDATE {fk.on_update}) does, so the target's must do it"
+            for schema in schemas
+            for fk in schema.foreign_keys
+            if fk.cascades and fk.parent in selected
+        ]
+    reasons += [
+        f"{child.child}: this table outside the pipeline refers to {child.parent} by {child.constraint}"
+        for child in external
+    ]
+    return reasons

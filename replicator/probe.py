@@ -1,0 +1,233 @@
+"""One server looked at from the outside in: its name, its port, its login, its TLS, its distance. Below check.
+
+Each step fails apart from the others, because on a VPN they mean different things: a refused connect came back from a
+machine, so the tunnel is up; a connect that nobody answers never got there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import ssl
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import pymysql
+
+from replicator.config import Endpoint, connect_options
+from replicator.errors import ConfigError
+from replicator.tls import negotiated
+
+CONNECT_SECONDS: Final = 5
+PINGS: Final = 5
+
+_TLS_CODES: Final = frozenset({2026, 3159})
+_DATABASE_CODES: Final = frozenset({1044, 1049})
+
+
+class Failure(NamedTuple):
+    """Why a step failed: the step's name (resolve, reach, tls, login, database), what was said, and what mends it."""
+
+    step: str
+    message: str
+    fix: str
+
+
+@dataclass(slots=True)
+class Probe:
+    """What was found; ``failure`` ends it. ``connection`` (autocommit on) belongs to the caller, who closes it.
+
+    ``rtt`` is the median of a few pings and ``clock_offset`` the server's clock minus ours, both in seconds;
+    ``tls`` is what was negotiated, None for plain text.
+    """
+
+    endpoint: Endpoint
+    addresses: tuple[str, ...] = ()
+    connect_seconds: float = 0.0
+    connection: Any = None
+    tls: str | None = None
+    rtt: float = 0.0
+    clock_offset: float = 0.0
+    failure: Failure | None = None
+
+    def close(self) -> None:
+        if self.connection is not None:
+            with contextlib.suppress(pymysql.MySQLError, OSError):
+                self.connection.close()
+
+
+def probe(endpoint: Endpoint, side: str) -> Probe:
+    """Go as far in as possible; never raises for what it finds. ``side`` (source, target) is for the fixes."""
+    found = Probe(endpoint)
+    for step in (_resolve, _reach, _login, _measure):
+        found.failure = step(found, side)
+        if found.failure is not None:
+            break
+    return found
+
+
+def _resolve(found: Probe, side: str) -> Failure | None:
+    host, port = found.endpoint.host, found.endpoint.port
+    try:
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return Failure(
+            "resolve",
+            f'the name "{host}" does not resolve: {reason}; it is misspelt, or the DNS server that knows it stands '
+            "behind a tunnel that is down",
+            f"getent ahosts {host}    # then correct {side}.host, or bring the tunnel up",
+        )
+    found.addresses = tuple(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    return None
+
+
+def _reach(found: Probe, side: str) -> Failure | None:
+    host, port = found.endpoint.host, found.endpoint.port
+    begun = time.monotonic()
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        return explain_unreachable(error, found.endpoint, side)
+    found.connect_seconds = time.monotonic() - begun
+    return None
+
+
+def explain_unreachable(error: OSError, endpoint: Endpoint, side: str) -> Failure:
+    """What a failed TCP connect says about tunnel and database."""
+    host, port = endpoint.host, endpoint.port
+    if isinstance(error, ConnectionRefusedError):
+        return Failure(
+            "reach",
+            f"refused: a machine answers at {host} and nothing listens on port {port}; network and tunnel are up, the "
+            "database is down, or the port is another",
+            f"ss -ltn 'sport = :{port}'    # at {host}: start the database server, or correct {side}.port",
+        )
+    if isinstance(error, TimeoutError):
+        return Failure(
+            "reach",
+            f"timed out: nothing answered within {CONNECT_SECONDS} s; on a VPN that is a tunnel that is down, or a "
+            "firewall that drops packets, rather than a database that is down",
+            f"ping -c 3 {host}    # and a host that is known to answer there; then look at tunnel, routes and firewall",
+        )
+    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return Failure(
+            "reach",
+            f"no route: {error.strerror}; the tunnel is down, or its routes are missing",
+            f"ip route get {host}    # then bring the tunnel up",
+        )
+    return Failure("reach", f"{error.strerror or error}", f"nc -vz -w {CONNECT_SECONDS} {host} {port}")
+
+
+def _login(found: Probe, side: str) -> Failure | None:
+    endpoint = found.endpoint
+    try:
+        options = connect_options(endpoint, connect_timeout=CONNECT_SECONDS)
+        found.connection = pymysql.connect(
+            **options,
+            autocommit=True,
+            read_timeout=4 * CONNECT_SECONDS,
+            write_timeout=4 * CONNECT_SECONDS,
+            program_name="replicator",
+        )
+    except ConfigError as error:
+        return Failure("tls", error.message, f"correct {side}.tls")
+    except (pymysql.MySQLError, OSError) as error:
+        return _explain_login(error, endpoint, side)
+    found.tls = negotiated(found.connection)
+    return None
+
+
+def _explain_login(error: pymysql.MySQLError | OSError, endpoint: Endpoint, side: str) -> Failure:
+    cause = getattr(error, "original_exception", error)
+    code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    if isinstance(cause, ssl.SSLError) or code in _TLS_CODES:
+        return _explain_tls(cause, code, text, side)
+    if code in _DATABASE_CODES:
+        return _explain_database(code, text, endpoint, side)
+    if code == 1130:
+        fix = f"CREATE USER '{endpoint.user}'@'%' IDENTIFIED BY '…';    -- at the {side}, with the file's password"
+        return Failure("login", f"{text} (error {code})", fix)
+    if isinstance(cause, OSError) or code in (2002, 2003, 2013):
+        message = f"the port answers, but no login came about: {text}; a proxy or a server that is starting stands there"
+        return Failure(
+            "login", message, f"{_client(endpoint)}    # again in a minute; see the {side}'s error log"
+        )
+    return Failure(
+        "login",
+        f"{text} (error {code})",
+        f"{_client(endpoint)}    # type the password by hand; then correct {side}.user or {side}.password",
+    )
+
+
+def _client(endpoint: Endpoint) -> str:
+    return f"mysql -h {endpoint.host} -P {endpoint.port} -u '{endpoint.user}' -p"
+
+
+def _explain_tls(cause: BaseException, code: int, text: str, side: str) -> Failure:
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return Failure(
+            "tls",
+            f"the certificate is not to be trusted: {cause.verify_message}",
+            f"set {side}.tls.ca to the authority that signed it; for verify_identity, {side}.host must be its name",
+        )
+    if code == 3159:
+        return Failure(
+            "tls", f"the server demands TLS: {text}", f"in the file: {side}: {{tls: {{mode: required}}}}"
+        )
+    message = (
+        "the server offers no TLS, and the file demands it"
+        if code == 2026
+        else f"TLS failed: {cause or text}"
+    )
+    return Failure(
+        "tls",
+        f"{message} ({text})",
+        "set ssl_cert and ssl_key in the server's configuration and restart it; only where the whole way is private: "
+        f"{side}: {{tls: {{mode: preferred}}}}",
+    )
+
+
+def _explain_database(code: int, text: str, endpoint: Endpoint, side: str) -> Failure:
+    if code == 1049:
+        fix = f"CREATE DATABASE `{endpoint.database}`;    -- at the {side}, or correct {side}.database"
+    else:
+        rights = TARGET_GRANT if side == "target" else "SELECT, LOCK TABLES, SHOW VIEW"
+        fix = f"GRANT {rights} ON `{endpoint.database}`.* TO '{endpoint.user}'@'%';    -- at the {side}"
+    return Failure("database", f"{text} (error {code})", fix)
+
+
+TARGET_GRANT: Final = (
+    "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES, CREATE TEMPORARY TABLES"
+)
+"""What an account at the target needs on its database (SEMANTICS §8)."""
+
+
+def _measure(found: Probe, side: str) -> Failure | None:
+    try:
+        times = [_time_ping(found.connection) for _ in range(PINGS)]
+        found.rtt = statistics.median(times)
+        found.clock_offset = _measure_clock(found.connection)
+    except (pymysql.MySQLError, OSError) as error:
+        text = str(error.args[-1] if error.args else error)
+        return Failure("login", f"the connection was lost right after the login: {text}", "try again")
+    return None
+
+
+def _time_ping(connection: Any) -> float:
+    begun = time.monotonic()
+    connection.ping(reconnect=False)
+    return time.monotonic() - begun
+
+
+def _measure_clock(connection: Any) -> float:
+    """The server's clock minus ours, taken at the middle of a round trip."""
+    begun = time.time()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT UNIX_TIMESTAMP(NOW(6))")
+        server = float(cursor.fetchone()[0])
+    return server - (begun + time.time()) / 2

@@ -1,0 +1,179 @@
+"""The source's part of `check`: its version, what its reader asks of it, and the tables the file selects."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from replicator.checklist import Findings
+from replicator.config import PipelineConfig, SourceType
+from replicator.errors import ConfigError, ReplicatorError, SourceError
+from replicator.model import TableName, TableSchema
+from replicator.probe import Probe
+from replicator.readers.base import Reader
+from replicator.readers.mysql import MysqlReader
+from replicator.selection import Selection, select
+
+OLDEST = {SourceType.MYSQL: (8, 0), SourceType.MARIADB: (10, 5)}
+
+
+@dataclass(slots=True)
+class Source:
+    """The source as far as it answers; ``known`` are its tables, None where nobody could ask."""
+
+    reader: Reader | None = None
+    known: Sequence[TableName] | None = None
+
+    def close(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+
+
+@dataclass(slots=True)
+class Tables:
+    """What the file selects, as far as it can be told."""
+
+    selection: Selection | None = None
+    schemas: Sequence[TableSchema] = field(default_factory=tuple)
+
+
+def check_source(findings: Findings, config: PipelineConfig, found: Probe) -> Source:
+    """Version and reader; the reader's own checks come with the tables."""
+    subject = f"source {config.source.address}"
+    if not _check_version(findings, config, found, subject):
+        return Source()
+    try:
+        reader = MysqlReader(config.source)
+    except ReplicatorError as error:
+        findings.failed("source.reader", subject, error.message, error.hint or "see the source's error log")
+        return Source()
+    source = Source(reader)
+    try:
+        source.known = reader.list_tables()
+        position = reader.position()
+    except ReplicatorError as error:
+        findings.failed("source.reader", subject, error.message, error.hint or "see the source's error log")
+        return source
+    findings.passed("source.reader", subject, f"{reader.identity} at {position}")
+    return source
+
+
+def _check_version(findings: Findings, config: PipelineConfig, found: Probe, subject: str) -> bool:
+    """Whether product and version are right; without that no further question makes sense."""
+    with contextlib.closing(found.connection.cursor()) as cursor:
+        cursor.execute("SELECT VERSION(), @@version_comment")
+        version, comment = map(str, cursor.fetchone())
+    product = SourceType.MARIADB if "mariadb" in f"{version}{comment}".lower() else SourceType.MYSQL
+    if product is not config.source.type:
+        message = f"the server is {version} ({comment}), the file says {config.source.type}"
+        findings.failed("source.version", subject, message, f"source: {{type: {product}}}")
+        return False
+    oldest = OLDEST[product]
+    if parse_version(version) < oldest:
+        message = f"{version} is older than {'.'.join(map(str, oldest))}"
+        findings.failed(
+            "source.version",
+            subject,
+            message,
+            f"upgrade the source to {product} {oldest[0]}.{oldest[1]} or newer",
+        )
+        return False
+    findings.passed("source.version", subject, f"{product} {version}")
+    return True
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """``8.0.36-28`` → (8, 0, 36)."""
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def describe_selected(
+    findings: Findings, config: PipelineConfig, source: Source, *, fold_target_case: bool
+) -> Tables:
+    """Select and describe the tables, then let the reader check what it needs of them."""
+    tables = Tables()
+    if source.reader is None:
+        return tables
+    tables.selection = _select(findings, config, source, fold_target_case)
+    if tables.selection is not None:
+        tables.schemas = _describe(findings, source.reader, tables.selection)
+        _check_keys(findings, tables.schemas)
+        _warn_differences(findings, tables.schemas)
+    for item in source.reader.check(tables.schemas):
+        findings.add(*item)
+    return tables
+
+
+def _select(
+    findings: Findings, config: PipelineConfig, source: Source, fold_target_case: bool
+) -> Selection | None:
+    if source.known is None:
+        return None
+    try:
+        selection = select(config, source.known, fold_target_case=fold_target_case)
+    except ConfigError as error:
+        for problem in error.problems:
+            where = f"{problem.file}:{problem.line}:{problem.column}"
+            fix = problem.suggestion or "correct the entry under tables"
+            findings.failed("tables.selected", where, problem.message, fix)
+        return None
+    for problem in selection.warnings:
+        where = f"{problem.file}:{problem.line}:{problem.column}"
+        findings.warned("tables.selected", where, problem.message, problem.suggestion)
+    count = f"{len(selection.tables)} of {len(source.known)} tables of the source"
+    findings.passed("tables.selected", str(config.path), count)
+    return selection
+
+
+def _describe(findings: Findings, reader: Reader, selection: Selection) -> Sequence[TableSchema]:
+    """All at once; one by one where something is wrong, so that every table at fault is named."""
+    targets = {table.source: table.target for table in selection.tables}
+    try:
+        schemas = reader.describe(targets)
+    except SourceError:
+        schemas = _describe_singly(findings, reader, targets)
+    if schemas:
+        findings.passed("tables.readable", f"{len(schemas)} tables", "their columns and keys can be mirrored")
+    return schemas
+
+
+def _describe_singly(
+    findings: Findings, reader: Reader, targets: Mapping[TableName, str]
+) -> list[TableSchema]:
+    schemas: list[TableSchema] = []
+    for name, target in targets.items():
+        try:
+            schemas += reader.describe({name: target})
+        except SourceError as error:
+            fix = error.hint or f'tables: {{"{name}": {{skip: true}}}}'
+            findings.failed("tables.readable", str(name), error.message, fix)
+    return schemas
+
+
+def _check_keys(findings: Findings, schemas: Sequence[TableSchema]) -> None:
+    for schema in schemas:
+        if schema.key:
+            continue
+        table = f"`{schema.source.schema}`.`{schema.source.table}`"
+        findings.failed(
+            "tables.key",
+            str(schema.source),
+            "no primary key and no unique key without NULLs: its changes cannot be matched to rows",
+            f"ALTER TABLE {table} ADD PRIMARY KEY (…);    -- at the source, or: "
+            f'tables: {{"{schema.source}": {{skip: true}}}}',
+        )
+    if schemas and all(schema.key for schema in schemas):
+        findings.passed("tables.key", f"{len(schemas)} tables", "each has a key")
+
+
+def _warn_differences(findings: Findings, schemas: Sequence[TableSchema]) -> None:
+    for schema in schemas:
+        for note in schema.notes:
+            fix = f"CREATE TABLE `{schema.target}` …;    -- at the target, if it shall be otherwise; `replicator plan --ddl`"
+            findings.warned("tables.differences", f"target table {schema.target}", note, fix)

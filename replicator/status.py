@@ -1,0 +1,263 @@
+"""`replicator status`: what the control tables in the target say of a pipeline, whether or not a run is under way.
+
+A plain session, no lease, no lock: looking never disturbs a run. A run that is gone cannot say so itself: it is
+``stopped`` when its session is gone or its row has not been written for a while.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from replicator import tablestate
+from replicator.config import PipelineConfig
+from replicator.console import format_count
+from replicator.errors import TargetError
+from replicator.refusals import NO_SUCH_TABLE
+from replicator.session import Session
+from replicator.tablestate import TableState
+
+SILENT_SECONDS = 30
+"""A run writes its status row about once a second; one that has not for so long, and is idle, is not there."""
+
+_LASTING = frozenset({"error", "paused"})
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatus:
+    """What is shown. ``state``: idle (never started, or dropped), loading, streaming, paused, error, stopped.
+
+    ``lag_seconds`` is None while nobody measures it. Times are UTC text; ``epoch`` is the last writer's.
+    """
+
+    pipeline: str
+    state: str = "idle"
+    position: str | None = None
+    read_from: str | None = None
+    lag_seconds: float | None = None
+    conflicts: int = 0
+    conflict_types: dict[str, int] | None = None
+    torn: bool = False
+    consistent: bool = False
+    waiting_for: str = ""
+    source_identity: str = ""
+    epoch: int | None = None
+    host: str = ""
+    pid: int | None = None
+    started_at: str | None = None
+    updated_at: str | None = None
+    tables: tuple[TableState, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of docs/reference, and a few more."""
+        return {
+            "pipeline": self.pipeline,
+            "state": self.state,
+            "position": self.position,
+            "lag_seconds": self.lag_seconds,
+            "journal_bytes": 0,
+            "conflicts": self.conflicts,
+            "tables": [_table_to_json(table) for table in self.tables],
+            "torn": self.torn,
+            "consistent": self.consistent,
+            "updated_at": self.updated_at,
+            "read_from": self.read_from,
+            "waiting_for": self.waiting_for,
+            "conflict_types": self.conflict_types or {},
+            "source_identity": self.source_identity,
+            "epoch": self.epoch,
+            "host": self.host,
+            "pid": self.pid,
+            "started_at": self.started_at,
+        }
+
+
+def _table_to_json(table: TableState) -> dict[str, Any]:
+    return {
+        "source": str(table.source),
+        "target": table.target,
+        "state": str(table.state),
+        "rows_loaded": table.rows_loaded,
+        "applied": {
+            "insert": table.applied.inserted,
+            "update": table.applied.updated,
+            "delete": table.applied.deleted,
+        },
+        "error": table.error,
+        "position": table.position,
+        "updated_at": table.updated_at,
+    }
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_status(config: PipelineConfig) -> PipelineStatus:
+    """Ask the target. Raises TargetError where it cannot be asked."""
+    with Session.connect(config.target) as session:
+        stored = tablestate.read_status(session, config.pipeline)
+        if stored is None:
+            return PipelineStatus(config.pipeline)
+        epoch, is_heard = _read_writer(session, stored)
+    is_running = stored.is_running and is_heard
+    return PipelineStatus(
+        pipeline=config.pipeline,
+        state=stored.state if is_running or stored.state in _LASTING else "stopped",
+        position=stored.position,
+        read_from=stored.read_from,
+        lag_seconds=stored.lag_seconds if is_running else None,
+        conflicts=sum(stored.conflicts.values()),
+        conflict_types=stored.conflicts,
+        torn=stored.is_torn,
+        consistent=stored.is_consistent,
+        waiting_for=stored.waiting_for if is_running else "",
+        source_identity=stored.identity,
+        epoch=epoch,
+        host=stored.host,
+        pid=stored.pid,
+        started_at=stored.started_at,
+        updated_at=stored.updated_at,
+        tables=stored.tables,
+    )
+
+
+def _read_writer(session: Session, stored: tablestate.Status) -> tuple[int | None, bool]:
+    """The writer's epoch, and whether it was heard of lately or is at work right now.
+
+    A large transaction keeps it silent for long. Its session alone proves nothing: after a restart of the target the
+    same number may be another's.
+    """
+    rows = session.query(
+        "SELECT epoch, connection_id, TIMESTAMPDIFF(SECOND, %s, NOW(6)) FROM _replicator_checkpoint"
+        " WHERE pipeline = %s AND worker = 0",
+        *(stored.updated_at, stored.pipeline),
+    )
+    session.rollback()
+    if not rows:
+        return None, False
+    epoch, connection_id, silence = rows[0]
+    commands = {row[0]: row[4] for row in session.query("SHOW PROCESSLIST")}
+    return int(epoch), silence <= SILENT_SECONDS or commands.get(connection_id, "Sleep") != "Sleep"
+
+
+def read_known_tables(session: Session, pipeline: str) -> list[TableState]:
+    """What is stored of the pipeline's tables, which outlives `drop`; empty before the first start."""
+    try:
+        return tablestate.read_tables(session, pipeline)
+    except TargetError as error:
+        if error.errno == NO_SUCH_TABLE:
+            return []
+        raise
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+_COLOURS = {
+    "streaming": "green",
+    "loading": "cyan",
+    "catching_up": "cyan",
+    "paused": "yellow",
+    "stopped": "yellow",
+    "needs_reload": "yellow",
+    "error": "bold red",
+}
+
+
+def print_status(status: PipelineStatus, *, as_json: bool) -> None:
+    """Print for a program, for a person on a terminal, or as greppable lines elsewhere."""
+    if as_json:
+        sys.stdout.write(orjson.dumps(status.to_json()).decode() + "\n")
+        return
+    console = Console(highlight=False)
+    if console.is_terminal:
+        _print_table(console, status)
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in build_lines(status)))
+
+
+def build_lines(status: PipelineStatus) -> list[str]:
+    """One line of key=value for the pipeline, one for each table."""
+    pairs = {
+        "pipeline": status.pipeline,
+        "state": status.state,
+        "position": status.position,
+        "lag": _format_lag(status.lag_seconds),
+        "conflicts": status.conflicts,
+        "journal": "0MB",
+        "consistent": int(status.consistent),
+        "torn": int(status.torn),
+        "waiting_for": status.waiting_for,
+        "epoch": status.epoch,
+        "host": status.host,
+        "pid": status.pid,
+        "updated_at": status.updated_at,
+    }
+    return [_build_line(pairs), *(_build_line(_table_pairs(status, table)) for table in status.tables)]
+
+
+def _table_pairs(status: PipelineStatus, table: TableState) -> dict[str, object]:
+    return {
+        "pipeline": status.pipeline,
+        "table": table.source,
+        "target": table.target,
+        "state": table.state,
+        "rows_loaded": table.rows_loaded,
+        "inserts": table.applied.inserted,
+        "updates": table.applied.updated,
+        "deletes": table.applied.deleted,
+        "error": table.error,
+    }
+
+
+def _build_line(pairs: Mapping[str, object]) -> str:
+    """Values hold no blank, so that a line can be cut at them; what is not there is ``-``."""
+    return " ".join(f"{key}={'_'.join(_text(value).split()) or '-'}" for key, value in pairs.items())
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _format_lag(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.1f}s"
+
+
+def _print_table(console: Console, status: PipelineStatus) -> None:
+    console.print(
+        Text.assemble(
+            (status.pipeline, "bold"),
+            "  ",
+            (status.state, _COLOURS.get(status.state, "white")),
+            f"  lag {_format_lag(status.lag_seconds) or '-'}  conflicts {status.conflicts}",
+            "  consistent" if status.consistent else "  not consistent yet",
+            ("  torn: a huge transaction is half applied", "bold yellow") if status.torn else "",
+            (f"  waiting for {status.waiting_for}", "bold yellow") if status.waiting_for else "",
+        )
+    )
+    if status.position:
+        writer = f"written {status.updated_at} UTC by process {status.pid} on {status.host}"
+        console.print(Text(f"at {status.position}\n{writer}", "dim"), soft_wrap=True)
+    if status.tables:
+        console.print(_build_table(status))
+    for table in status.tables:
+        if table.error:
+            console.print(Text(f"{table.source}: {table.error}", _COLOURS["error"]), soft_wrap=True)
+
+
+def _build_table(status: PipelineStatus) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("table", "state", "loaded", "inserts", "updates", "deletes"):
+        table.add_column(title, justify="left" if title in {"table", "state"} else "right", no_wrap=True)
+    for row in status.tables:
+        name = str(row.source) if row.source.table == row.target else f"{row.source} → {row.target}"
+        state = Text(row.state, _COLOURS.get(row.state, "white"))
+        counts = (row.rows_loaded, *row.applied)
+        table.add_row(name, state, *(format_count(count) for count in counts))
+    return table
