@@ -26,26 +26,20 @@ from replicator.model import (
     TableSchema,
     UniqueKey,
 )
+from replicator.readers.mysql_checks import check
+from replicator.readers.mysql_query import Record, fetch, marks, quote_table
 from replicator.typemap import expression
 from replicator.typemap.capacity import widen_text
 from replicator.typemap.collation import Choice, canonical_name, choose_collation
 from replicator.typemap.mysql import TYPES, SourceType, clean_type
+
+__all__ = ["cascades_logged", "check", "describe", "is_mariadb", "list_tables"]
 
 SYSTEM_SCHEMAS: Final = ("mysql", "information_schema", "performance_schema", "sys")
 
 _LABELLED: Final = (Kind.ENUM, Kind.SET)
 _ASCII: Final = Choice("ascii", "ascii_general_ci")
 _YEAR_2: Final = re.compile(r"year\(2\)")
-
-Record = dict[str, Any]
-
-
-def fetch(connection: Any, sql: str, args: Sequence[object] = ()) -> list[Record]:
-    """The rows of one query as dicts with lower-case names."""
-    with connection.cursor() as cursor:
-        cursor.execute(sql, tuple(args) or None)
-        names = [item[0].lower() for item in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def is_mariadb(connection: Any) -> bool:
@@ -57,7 +51,7 @@ def list_tables(connection: Any) -> list[TableName]:
     rows = fetch(
         connection,
         "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES"
-        f" WHERE TABLE_SCHEMA NOT IN ({_marks(SYSTEM_SCHEMAS)})"
+        f" WHERE TABLE_SCHEMA NOT IN ({marks(SYSTEM_SCHEMAS)})"
         " AND TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED')",
         SYSTEM_SCHEMAS,
     )
@@ -132,7 +126,7 @@ def _read_catalog(connection: Any, targets: Mapping[TableName, str]) -> _Catalog
     if not schemas:
         return catalog
     for part, sql in _QUERIES.items():
-        for row in fetch(connection, sql.format(_marks(schemas)), schemas):
+        for row in fetch(connection, sql.format(marks(schemas)), schemas):
             name = TableName(row["table_schema"], row["table_name"])
             if name not in targets:
                 continue
@@ -140,7 +134,7 @@ def _read_catalog(connection: Any, targets: Mapping[TableName, str]) -> _Catalog
                 catalog.tables[name] = row
             else:
                 getattr(catalog, part)[name].append(row)
-    _add_rules(catalog, fetch(connection, _RULES.format(_marks(schemas)), schemas))
+    _add_rules(catalog, fetch(connection, _RULES.format(marks(schemas)), schemas))
     return catalog
 
 
@@ -151,10 +145,6 @@ def _add_rules(catalog: _Catalog, rules: Iterable[Record]) -> None:
             row.update(found.get((name.schema, name.table, row["constraint_name"]), {}))
 
 
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join(["%s"] * len(values))
-
-
 # --- building -------------------------------------------------------------------------------------
 
 
@@ -163,7 +153,7 @@ def _build_schema(catalog: _Catalog, name: TableName, target: str, mariadb: bool
     if table is None:
         raise SourceError(
             f"{name}: there is no such table at the source, or this account may not see it",
-            hint=f"GRANT SELECT ON {_quoted(name)} TO the source's user, or correct the name",
+            hint=f"GRANT SELECT ON {quote_table(name)} TO the source's user, or correct the name",
         )
     _refuse_unreadable(name, table)
     builder = _Builder(name, mariadb)
@@ -397,7 +387,3 @@ def _build_foreign_keys(rows: Iterable[Record]) -> tuple[ForeignKey, ...]:
         )
         for name, parts in grouped.items()
     )
-
-
-def _quoted(name: TableName) -> str:
-    return ".".join("`" + part.replace("`", "``") + "`" for part in name)
