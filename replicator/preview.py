@@ -133,8 +133,8 @@ class _Builder:
         if existing is None:
             return self._build_missing(schema, table)
         differences = target.compare(schema, existing)
-        remarks = (*(str_of(d) for d in differences if not d.fatal),)
-        fatal = tuple(str_of(d) for d in differences if d.fatal)
+        remarks = tuple(_format(d) for d in differences if not d.fatal)
+        fatal = tuple(_format(d) for d in differences if d.fatal)
         if fatal:
             return TablePreview(schema, "refuse", "-", remarks, fatal)
         load, refusal = self._choose_load(table, state)
@@ -174,7 +174,7 @@ class _Builder:
         return "LOAD DATA LOCAL" if self._session.capabilities.local_infile else "multi-row INSERT"
 
 
-def str_of(difference: target.Difference) -> str:
+def _format(difference: target.Difference) -> str:
     return f"{difference.column}: {difference.message}" if difference.column else difference.message
 
 
@@ -195,7 +195,7 @@ def build_ddl(tables: Iterable[TablePreview], *, relax: bool) -> str:
     sections = [
         ("Session, as replicator sets it", settings),
         ("Tables, before the load", [ddl.build_create_table(schema) for schema in made]),
-        ("Indexes, after each table's load", _gather(ddl.build_indexes(schema) for schema in made)),
+        ("Indexes, after each table's load", [s for schema in made for s in ddl.build_indexes(schema)]),
         ("Foreign keys, once both tables are loaded", _build_foreign_keys(made, selected, relax)),
     ]
     return "\n".join(
@@ -205,14 +205,10 @@ def build_ddl(tables: Iterable[TablePreview], *, relax: bool) -> str:
     )
 
 
-def _gather(statements: Iterable[str | None]) -> list[str]:
-    return [statement for statement in statements if statement]
-
-
 def _build_foreign_keys(
     made: Sequence[TableSchema], selected: Mapping[TableName, TableSchema], relax: bool
 ) -> list[str]:
-    statements = _gather(ddl.build_foreign_keys(schema, selected) for schema in made)
+    statements = [s for schema in made for s in ddl.build_foreign_keys(schema, selected)]
     if statements and relax:
         statements.insert(0, "SET SESSION restrict_fk_on_non_standard_key = 0")
     return statements
@@ -282,8 +278,7 @@ def _list_unmade_keys(table: TablePreview, preview: Preview) -> list[str]:
 def _build_table(preview: Preview) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("source", "target", "rows", "bytes", "target table", "load"):
-        justify = "right" if title in {"rows", "bytes"} else "left"
-        table.add_column(title, justify=justify, no_wrap=True)
+        table.add_column(title, justify="right" if title in {"rows", "bytes"} else "left", no_wrap=True)
     for item in preview.tables:
         schema = item.schema
         rows, size = format_count(schema.rows_estimate), format_bytes(schema.bytes_estimate)
