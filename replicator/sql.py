@@ -30,7 +30,7 @@ from replicator.literal import (
     escape_text,
 )
 from replicator.model import Column, Key, Kind, Op, Row, TableSchema
-from replicator.plan import Action, Step
+from replicator.step import Action, Step
 
 BODY_BLOCK: Final = 1 << 20
 STATEMENT_BYTES: Final = 1 << 20  # a longer one gains nothing and costs the server's parser memory
@@ -292,13 +292,27 @@ def _cut(items: list[bytes], frame: _Frame, room: int) -> Iterator[list[bytes]]:
 
 
 def _fill(
-    frame: _Frame, items: list[bytes], table: TableSchema, op: Op, limits: Limits, *, checked: bool = False
+    frame: _Frame,
+    items: list[bytes],
+    step: Step,
+    op: Op,
+    limits: Limits,
 ) -> Iterator[Statement]:
+    """Statements of one frame; an UPDATE of a fast plan must match each of its rows."""
+    checked = op is Op.UPDATE and not step.careful
+    frame = _without_checks(frame) if step.unchecked else frame
     for run in _cut(items, frame, min(STATEMENT_BYTES, limits.room)):
         sql = frame.fill(run)
         if len(sql) > limits.room:
-            raise _too_large(table, op, len(sql), limits)
-        yield Statement(sql, table, op, len(run), len(run) if checked else None)
+            raise _too_large(step.table, op, len(sql), limits)
+        yield Statement(sql, step.table, op, len(run), len(run) if checked else None)
+
+
+def _without_checks(frame: _Frame) -> _Frame:
+    """The statement as the source ran it: without foreign key checks and cascades, and no session is left so."""
+    verb, rest = frame.head.split(b" ", 1)
+    hints, rest = (rest[4:].split(b" */ ", 1)) if rest.startswith(b"/*+ ") else (b"", rest)
+    return frame._replace(head=verb + b" /*+ SET_VAR(foreign_key_checks=OFF) " + hints + b" */ " + rest)
 
 
 def _too_large(table: TableSchema, op: Op, size: int, limits: Limits) -> DataError:
@@ -313,7 +327,8 @@ def _too_large(table: TableSchema, op: Op, size: int, limits: Limits) -> DataErr
 
 def build_insert(table: TableSchema, rows: Sequence[Row], limits: Limits) -> Iterator[Statement]:
     """Multi-row INSERTs of new rows, each below the packet limit; raises DataError where one row is above it."""
-    return _fill(_build_insert(table), _build_rows(table, None)(rows), table, Op.INSERT, limits)
+    step = Step(table, Action.INSERT, rows)
+    return _fill(_build_insert(table), _build_rows(table, None)(rows), step, Op.INSERT, limits)
 
 
 def _build_load_statements(table: TableSchema, rows: Sequence[Row]) -> Iterator[Statement]:
@@ -331,16 +346,16 @@ def _build_inserts(step: Step, limits: Limits) -> Iterator[Statement]:
     space = limits.room - frame.overhead
     items = _build_rows(table, None)(step.rows)
     if not limits.local_infile or max(map(len, items)) <= space:
-        yield from _fill(frame, items, table, Op.INSERT, limits)
+        yield from _fill(frame, items, step, Op.INSERT, limits)
         return
     start = 0
     for at in [at for at, item in enumerate(items) if len(item) > space]:
         if items[start:at]:
-            yield from _fill(frame, items[start:at], table, Op.INSERT, limits)
+            yield from _fill(frame, items[start:at], step, Op.INSERT, limits)
         yield from _build_load_statements(table, step.rows[at : at + 1])
         start = at + 1
     if items[start:]:
-        yield from _fill(frame, items[start:], table, Op.INSERT, limits)
+        yield from _fill(frame, items[start:], step, Op.INSERT, limits)
 
 
 def _sort_rows(table: TableSchema, rows: Sequence[Row]) -> Sequence[Row]:
@@ -354,7 +369,7 @@ def _build_updates(step: Step, limits: Limits) -> Iterator[Statement]:
     shape = _build_update(step.table, step.present)
     items = _build_rows(step.table, step.present)(_sort_rows(step.table, step.rows))
     frame = shape.every if step.careful else shape.by_key
-    yield from _fill(frame, items, step.table, Op.UPDATE, limits, checked=not step.careful)
+    yield from _fill(frame, items, step, Op.UPDATE, limits)
 
 
 def _build_key_updates(step: Step, limits: Limits) -> Iterator[Statement]:
@@ -362,7 +377,7 @@ def _build_key_updates(step: Step, limits: Limits) -> Iterator[Statement]:
     keys = _build_keys(step.table).render(step.keys)
     rows = _build_rows(step.table, step.present)(step.rows)
     items = [key + b"," + row for key, row in zip(keys, rows, strict=True)]
-    yield from _fill(frame, items, step.table, Op.UPDATE, limits, checked=not step.careful)
+    yield from _fill(frame, items, step, Op.UPDATE, limits)
 
 
 def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
@@ -370,7 +385,7 @@ def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
     shape = _build_update(step.table, None)
     items = _build_rows(step.table, None)(_sort_rows(step.table, step.rows))
     for frame, op in ((shape.every, Op.UPDATE), (shape.missing, Op.INSERT)):
-        for statement in _fill(frame, items, step.table, op, limits):
+        for statement in _fill(frame, items, step, op, limits):
             yield statement if op is Op.UPDATE else statement._replace(rows=0)
 
 
@@ -380,7 +395,7 @@ def _build_deletes(step: Step, limits: Limits) -> Iterator[Statement]:
     keys: Sequence[Key] = sorted(step.keys) if shape.sortable else step.keys
     items = shape.render(keys)
     for start in range(0, len(items), DELETE_KEYS):
-        yield from _fill(shape.delete, items[start : start + DELETE_KEYS], step.table, Op.DELETE, limits)
+        yield from _fill(shape.delete, items[start : start + DELETE_KEYS], step, Op.DELETE, limits)
 
 
 def _build_clear(step: Step, _limits: Limits) -> Iterator[Statement]:
@@ -450,7 +465,9 @@ def _build_statements(steps: Iterable[Step], limits: Limits) -> Iterator[Stateme
     loads: list[Step] = []
     rest: list[Step] = []
     for step in steps:
-        is_load = step.action is Action.INSERT and step.independent and limits.local_infile
+        is_load = (
+            limits.local_infile and step.action is Action.INSERT and step.independent and not step.unchecked
+        )
         (loads if is_load and len(step.rows) >= limits.load_rows else rest).append(step)
     yield from chain.from_iterable(_build_load_statements(step.table, step.rows) for step in loads)
     for step in rest:
