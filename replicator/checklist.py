@@ -84,6 +84,66 @@ _SOURCE: Final = (
     ),
 )
 
+# What the reader of a MySQL or MariaDB source asks for (readers/mysql_checks.py).
+_SETTINGS: Final = (
+    Registration("source.log_bin", "The binary log is on.", "Fails: there is nothing to read."),
+    Registration("source.server_id", "server_id is not 0.", "Fails: the server refuses to send its log."),
+    Registration(
+        "source.binlog_format", "ROW.", "Fails: statements cannot be mirrored exactly. Sessions may still override it."
+    ),
+    Registration("source.binlog_row_image", "FULL.", "Fails: other images leave columns out."),
+    Registration(
+        "source.binlog_row_metadata",
+        "FULL.",
+        "Fails: without it the log does not say signs, character sets and names of columns.",
+    ),
+    Registration(
+        "source.binlog_row_value_options", "Empty.", "Fails: JSON columns are then logged in part only."
+    ),
+    Registration(
+        "source.gtid_mode",
+        "ON (MySQL).",
+        "Warns: positions are files and offsets, which no other server knows, and each snapshot locks for a moment.",
+    ),
+    Registration(
+        "source.retention", "How long the log is kept.", "Warns below a day: a longer outage means a new load."
+    ),
+    Registration(
+        "source.replica",
+        "A replica logs what it replicates.",
+        "Fails: those changes would never arrive.",
+    ),
+    Registration(
+        "source.filters",
+        "binlog_do_db and binlog_ignore_db.",
+        "Fails when they leave a selected database out; warns when they are set at all.",
+    ),
+    Registration(
+        "source.generated_keys", "Whether the server hides generated primary keys.", "Never fails: they are mirrored."
+    ),
+    Registration(
+        "source.grant.replication_slave", "REPLICATION SLAVE, to read the log.", "Fails, with the GRANT."
+    ),
+    Registration(
+        "source.grant.replication_client",
+        "REPLICATION CLIENT (MySQL), to ask where the log stands.",
+        "Fails, with the GRANT.",
+    ),
+    Registration(
+        "source.grant.binlog_monitor",
+        "BINLOG MONITOR (MariaDB), to ask where the log stands.",
+        "Fails, with the GRANT.",
+    ),
+    Registration(
+        "source.grant.xa_recover_admin",
+        "XA_RECOVER_ADMIN (MySQL), to see prepared transactions before a snapshot.",
+        "Fails, with the GRANT.",
+    ),
+    Registration(
+        "source.grant.select", "Every column of every selected table can be read.", "Fails, with the GRANT."
+    ),
+)
+
 _TABLES: Final = (
     Registration(
         "tables.selected",
@@ -104,6 +164,11 @@ _TABLES: Final = (
         "tables.differences",
         "What will be different at the target by design: collations, defaults, indexes, partitions.",
         "Warns, once for each; no row loses anything by it.",
+    ),
+    Registration(
+        "tables.engine",
+        "Every selected table's engine takes part in snapshots.",
+        "Warns for MyISAM, Aria, MEMORY: rows that change while such a table loads may arrive twice or not at all.",
     ),
 )
 
@@ -190,6 +255,7 @@ CHECKS: Final = {
         *_FILE,
         *_register_endpoint("source"),
         *_SOURCE,
+        *_SETTINGS,
         *_TABLES,
         *_register_endpoint("target"),
         *_TARGET,

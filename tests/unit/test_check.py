@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import re
 import socket
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from replicator.checklist import CHECKS, REFERENCE, Findings, Outcome, render_re
 from replicator.config import Endpoint, Secret
 from replicator.grants import missing, privileges_on
 from replicator.probe import TARGET_GRANT, explain_unreachable, probe
+from replicator.readers import mysql_checks
 from replicator.sourcecheck import parse_version
 from replicator.tls import Tls, TlsMode
 
@@ -33,6 +36,16 @@ def test_only_registered_checks_can_be_reported() -> None:
     with pytest.raises(KeyError):
         Findings("p").passed("target.invented", "x", "y")
     assert all(check.id == name and check.looks_at and check.otherwise for name, check in CHECKS.items())
+
+
+def test_what_the_source_asks_for_is_registered() -> None:
+    text = inspect.getsource(mysql_checks)
+    written = set(re.findall(r'"((?:source|tables)\.[a-z_.]+)"', text))
+    assert "source.log_bin" in written
+    built = {f"source.{name}" for name in mysql_checks._NEEDED}
+    rights = ("REPLICATION SLAVE", "REPLICATION CLIENT", "BINLOG MONITOR", "XA_RECOVER_ADMIN")
+    built |= {mysql_checks._right(name, True, "u@%").id for name in rights}
+    assert written | built <= CHECKS.keys()
 
 
 @pytest.mark.parametrize(
