@@ -8,7 +8,6 @@ Packed temporals and decimals repeat, so ``Cache`` keeps their text. One cache s
 
 from __future__ import annotations
 
-import socket
 import zlib
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -202,11 +201,33 @@ def read_uuid(raw: bytes) -> bytes:
 
 
 def read_inet4(raw: bytes) -> bytes:
-    return socket.inet_ntop(socket.AF_INET, raw.ljust(4, b"\0")).encode()
+    return b"%d.%d.%d.%d" % tuple(raw.ljust(4, b"\0"))
 
 
 def read_inet6(raw: bytes) -> bytes:
-    return socket.inet_ntop(socket.AF_INET6, raw.ljust(16, b"\0")).encode()
+    """As MariaDB prints it: the first longest run of zero words, even of one, is cut out; embedded IPv4 in dots."""
+    data = raw.ljust(16, b"\0")
+    words = [int.from_bytes(data[i : i + 2], "big") for i in range(0, 16, 2)]
+    start, length = _longest_zeros(words)
+    if start == 0 and (length == 6 or (length == 5 and words[5] == 0xFFFF)):
+        return (b"::ffff:" if length == 5 else b"::") + read_inet4(data[12:])
+    text = [b"%x" % word for word in words]
+    if length == 0:
+        return b":".join(text)
+    return b":".join(text[:start]) + b"::" + b":".join(text[start + length :])
+
+
+def _longest_zeros(words: list[int]) -> tuple[int, int]:
+    """Start and length of the first longest run of zeros."""
+    best, at = (0, 0), 0
+    while at < len(words):
+        end = at
+        while end < len(words) and words[end] == 0:
+            end += 1
+        if end - at > best[1]:
+            best = (at, end - at)
+        at = end + 1
+    return best
 
 
 def inflate_column(raw: bytes) -> bytes:
