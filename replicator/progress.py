@@ -179,6 +179,12 @@ class Progress:
                 tables=len(tables),
             )
 
+    def observe_table(self, source: TableName) -> tuple[int, float] | None:
+        """Rows and fraction of one table; None for a table that is not part of this load."""
+        with self._lock:
+            table = self._tables.get(source)
+            return None if table is None else (table.rows, table.fraction)
+
     def summarize(self, now: float) -> list[TableSummary]:
         """One line a table, in the order they were announced."""
         with self._lock:

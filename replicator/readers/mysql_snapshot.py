@@ -42,14 +42,14 @@ class SnapshotSource:
 
     ``connect`` opens a fresh connection with autocommit on. ``server`` binds positions (I1). ``gtids``: MySQL runs with
     gtid_mode=ON. ``touched_tables(start, file, offset)``: the tables that any transaction in the log outside ``start``
-    and up to that place in the log touched. ``file_created``: when a binlog file was made, seconds since the epoch.
+    and up to that place in the log touched, None where that cannot be told. ``file_created``: when a binlog file was made, seconds since the epoch.
     """
 
     connect: Callable[[], Any]
     kind: Literal["mysql", "mariadb"]
     server: str
     gtids: bool
-    touched_tables: Callable[[GtidPosition, str, int], frozenset[TableName]]
+    touched_tables: Callable[[GtidPosition, str, int], frozenset[TableName] | None]
     file_created: Callable[[str], int]
 
 
@@ -192,7 +192,7 @@ def _open_unlocked(
             session.begin()
         file, offset = _read_log_end(sessions[0])
         touched = source.touched_tables(position, file, offset)
-        exact = [table for table in tables if table.source not in touched]
+        exact = [] if touched is None else [table for table in tables if table.source not in touched]
         if exact:
             return MysqlSnapshot(position, exact, sessions)
         _close(sessions)

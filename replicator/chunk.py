@@ -1,0 +1,298 @@
+"""One chunk of an initial load becomes one target transaction, under the compare-and-swap of the worker's own row.
+
+Between ``load`` and ``apply``. Rows of a table that only the program fills go through LOAD DATA LOCAL, streamed from the
+source as they come, or through multi-row INSERTs where the target does not take files; rows for a table that holds rows
+of others go through a careful plan (I6). No row set is ever whole in memory (I9).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar, cast
+
+from replicator.apply import Committer
+from replicator.checkpoint import CHECK_ONE, Lease, acquire_worker, build_chunk_head
+from replicator.config import Endpoint
+from replicator.errors import CheckRefused, DataError, DuplicateKey
+from replicator.model import Changes, Op, Row, TableSchema
+from replicator.plan import PlanSettings, build_plan
+from replicator.session import Session, connect_patiently
+from replicator.sql import CHECK_LOAD, Limits, Packet, Statement, build_insert, build_load, build_packets
+from replicator.tablestate import build_table_update
+
+T = TypeVar("T")
+
+MERGE_ROWS = 5_000  # rows planned together where the target table has rows of others
+INSERT_ROWS = 2_000
+
+Read = Callable[[], Iterator[list[Row]]]
+"""Starts reading a chunk's rows from the snapshot, again for every attempt."""
+
+
+class Stopped(Exception):
+    """The load ends in mid-chunk; the chunk is rolled back."""
+
+
+class Written(NamedTuple):
+    """What one chunk brought in: rows, and their bytes on the way to the target."""
+
+    rows: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Rows go into a table that had rows of others; ``keys`` is the table that notes which keys the source has."""
+
+    keys: TableSchema | None
+
+
+class _Nothing(Exception):
+    """The range is empty: there is nothing to commit."""
+
+
+class _Count:
+    """Rows and bytes of the attempt at hand; ``done`` those of the last attempt that was read to its end."""
+
+    def __init__(self) -> None:
+        self.rows = self.size = 0
+        self.done = Written(0, 0)
+
+    def add(self, rows: int, size: int) -> None:
+        self.rows += rows
+        self.size += size
+
+    def start(self) -> None:
+        self.rows = self.size = 0
+
+    def end(self) -> None:
+        self.done = Written(self.rows, self.size)
+
+
+class ChunkWriter:
+    """One load worker's session at the target and its checkpoint row. Used by one thread.
+
+    A lost connection is replaced, and a locking read of the worker's row then tells whether the chunk in flight was
+    committed (SEMANTICS §4.2).
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        lease: Lease,
+        number: int,
+        *,
+        stop: threading.Event,
+        report: Callable[[str], None],
+    ) -> None:
+        session, own = connect_patiently(
+            endpoint,
+            loads=True,
+            stop=stop,
+            report=report,
+            prepare=lambda session: acquire_worker(session, lease, number),
+        )
+        self._stop = stop
+        self._committer = Committer(session, own, stop=stop)
+        # Whatever order tables load in, a child may come before its parent (SEMANTICS §2.5).
+        self._committer.foreign_key_checks = False
+
+    @property
+    def waiting_for(self) -> str:
+        return self._committer.waiting_for
+
+    @property
+    def session(self) -> Session:
+        return self._committer.session
+
+    def call(self, action: Callable[[Session, Lease], T]) -> T:
+        """Run a fenced action that may be repeated, through deadlocks and outages."""
+        return self._committer.call(action)
+
+    def write(self, table: TableSchema, chunk: str, read: Read, merge: Merge | None) -> Written:
+        """Commit one chunk: all rows that ``read`` gives. ``chunk`` names it in messages and in the worker's row.
+
+        Raises Stopped, SnapshotLost and DataError (naming table and chunk); nothing of the chunk is then committed.
+        """
+        count = _Count()
+        source = _Source(read, self._stop)
+
+        def build(lease: Lease) -> Iterator[Packet]:
+            head = build_chunk_head(lease, table.source, chunk)
+            count.start()
+            return self._build(Packet(head.sql, (None,) * head.results), table, source.open(), merge, count)
+
+        try:
+            with contextlib.closing(source):
+                self._committer.commit(build)
+        except _Nothing:
+            return Written(0, 0)
+        except (CheckRefused, DuplicateKey) as error:
+            if merge is None and isinstance(error, CheckRefused):
+                error = self._explain(table, read, error)  # type: ignore[assignment]
+            raise _name_chunk(table, chunk, error) from None
+        except DataError as error:
+            raise _name_chunk(table, chunk, error) from None
+        return count.done
+
+    def close(self) -> None:
+        self._committer.close()
+
+    def _build(
+        self,
+        head: Packet,
+        table: TableSchema,
+        blocks: Iterable[list[Row]],
+        merge: Merge | None,
+        count: _Count,
+    ) -> Iterator[Packet]:
+        """A chunk's packets: the head, the rows, and at last their number."""
+        check = b""
+        if merge is None and self._limits.local_infile:
+            yield _build_load_packet(head, table, blocks, count)
+            check = CHECK_LOAD % count.rows
+        else:
+            yield head
+            yield from (
+                self._build_inserts(table, blocks, count)
+                if merge is None
+                else self._build_merge(table, blocks, merge, count)
+            )
+        yield self._build_tail(table, count, check)
+
+    def _build_tail(self, table: TableSchema, count: _Count, check: bytes) -> Packet:
+        """``check`` looks at the statement before, and so comes first; then the table's count, and the commit."""
+        count.end()
+        update = build_table_update(self._committer.lease.pipeline, table.source, rows_loaded=count.rows)
+        parts = [*([check] if check else []), update, CHECK_ONE, b"COMMIT"]
+        statement = Statement(check, table, Op.READ, 0)
+        return Packet(b";".join(parts), (*([statement] if check else []), None, None, None))
+
+    @property
+    def _limits(self) -> Limits:
+        capabilities = self._committer.session.capabilities
+        return Limits(capabilities.max_allowed_packet, capabilities.local_infile)
+
+    def _build_inserts(
+        self, table: TableSchema, blocks: Iterable[list[Row]], count: _Count
+    ) -> Iterator[Packet]:
+        for rows in _regroup(blocks, INSERT_ROWS):
+            for statement in build_insert(table, rows, self._limits):
+                count.add(statement.rows, len(statement.sql))
+                yield Packet(statement.sql + b";" + CHECK_LOAD % statement.rows, (statement, None))
+
+    def _build_merge(
+        self, table: TableSchema, blocks: Iterable[list[Row]], merge: Merge, count: _Count
+    ) -> Iterator[Packet]:
+        settings = PlanSettings(careful=True)
+        for rows in _regroup(blocks, MERGE_ROWS):
+            steps = build_plan([Changes(table, Op.READ, (), rows)], settings)
+            size = 0
+            for packet in build_packets(steps, self._limits):
+                size += len(packet.sql)
+                yield packet
+            if merge.keys is not None:
+                keys = [tuple(row[ordinal] for ordinal in table.key) for row in rows]
+                for statement in build_insert(merge.keys, keys, self._limits):
+                    yield Packet(statement.sql, (statement,))
+            count.add(len(rows), size)
+
+    def _explain(self, table: TableSchema, read: Read, refused: CheckRefused) -> DataError:
+        """Run a refused chunk again, to be rolled back, for the words that the failed check has overwritten."""
+        found: list[str] = []
+
+        def build(lease: Lease) -> Iterator[Packet]:
+            head = build_chunk_head(lease, table.source, "")
+            start, count = Packet(head.sql, (None,) * head.results), _Count()
+            if self._limits.local_infile:
+                yield _build_load_packet(start, table, source.open(), count)
+                found.extend(self._read_warnings())
+            else:
+                yield start
+                for packet in self._build_inserts(table, source.open(), count):
+                    statement = packet.results[0]
+                    assert statement is not None
+                    yield Packet(statement.sql, (statement,))
+                    found.extend(self._read_warnings())
+            raise _Nothing
+
+        source = _Source(read, self._stop)
+        with contextlib.closing(source), contextlib.suppress(_Nothing):
+            self._committer.commit(build)
+        reason = "; ".join(found[:3]) or f"the target did not take every row ({refused.message})"
+        return DataError(reason, table=table.target)
+
+    def _read_warnings(self) -> list[str]:
+        rows = self._committer.session.query("SHOW WARNINGS LIMIT 3")
+        return [f"{text} ({level.lower()} {code})" for level, code, text in rows]
+
+
+class _Source:
+    """The rows of one chunk; at most one reading of them is open."""
+
+    def __init__(self, read: Read, stop: threading.Event) -> None:
+        self._read = read
+        self._stop = stop
+        self._open: Generator[list[Row], None, None] | None = None
+
+    def open(self) -> Iterator[list[Row]]:
+        """Start reading, again if need be. Raises _Nothing where there is no row."""
+        self.close()
+        blocks = self._open = cast("Generator[list[Row], None, None]", self._read())
+        first = next(blocks, None)
+        if first is None:
+            raise _Nothing
+        return self._watch(itertools.chain([first], blocks))
+
+    def _watch(self, blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:
+        for block in blocks:
+            if self._stop.is_set():
+                raise Stopped
+            yield block
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+
+
+def _build_load_packet(
+    head: Packet, table: TableSchema, blocks: Iterable[list[Row]], count: _Count
+) -> Packet:
+    """Head and LOAD DATA in one round trip; its body is rendered while it is sent."""
+    load = build_load(table)
+    statement = Statement(load.sql, table, Op.READ, 0)
+    body = cast("list[bytes]", _render(load.render, blocks, count))
+    return Packet(head.sql + b";" + load.sql, (*head.results, statement), body)
+
+
+def _render(
+    render: Callable[[list[Row]], bytes], blocks: Iterable[list[Row]], count: _Count
+) -> Iterator[bytes]:
+    for rows in blocks:
+        data = render(rows)
+        count.add(len(rows), len(data))
+        yield data
+
+
+def _regroup(blocks: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
+    """Blocks of at least ``rows`` rows, but for the last."""
+    gathered: list[Row] = []
+    for block in blocks:
+        gathered += block
+        if len(gathered) >= rows:
+            yield gathered
+            gathered = []
+    if gathered:
+        yield gathered
+
+
+def _name_chunk(table: TableSchema, chunk: str, error: DataError | CheckRefused) -> DataError:
+    return DataError(
+        f"{table.source}, rows {chunk}: {error.message}",
+        table=table.target,
+        hint=error.hint or f"see whether the columns of {table.target} can hold what {table.source} holds",
+    )

@@ -1,0 +1,453 @@
+"""The initial load: tables cut into chunks, copied by several workers, resumable table by table.
+
+Beside the stream: a snapshot comes from ``readers.base``, each chunk goes through ``chunk`` into one target transaction,
+``provision`` makes, empties and completes the tables. A table that was not finished is emptied and loaded again; one that
+was is never touched again. The stream keeps the changes of a table from before its snapshot was taken, so whatever the
+load does not see, the stream brings.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from replicator import existing
+from replicator.checkpoint import Lease
+from replicator.chunk import ChunkWriter, Merge, Stopped
+from replicator.config import ExistingRows
+from replicator.errors import (
+    DataError,
+    ReplicatorError,
+    SchemaMismatch,
+    SnapshotLost,
+    SourceUnavailable,
+    TargetUnavailable,
+)
+from replicator.model import Position, TableName, TableSchema
+from replicator.progress import Progress, TableSummary
+from replicator.provision import Orphans, add_indexes, empty_table, open_barrier, prepare_tables
+from replicator.provision import add_foreign_keys as _add_foreign_keys
+from replicator.readers.base import KeyRange, Reader, Snapshot, SnapshotSession
+from replicator.selection import Selection
+from replicator.session import Session, build_delays, connect_patiently
+from replicator.tablestate import Found, State, TableState, read_tables, set_table
+
+__all__ = ["Ends", "Loader", "add_foreign_keys", "prepare_tables"]
+
+log = logging.getLogger("replicator")
+
+CHUNK_ROWS: Final = 50_000
+CHUNK_BYTES: Final = 16 << 20
+FEWEST_ROWS: Final = 100
+FRUITLESS_ROUNDS: Final = 5  # snapshots in a row that were lost before one table was done
+
+
+class Ends(Protocol):
+    """Both ends of a pipeline, as far as a load needs them."""
+
+    @property
+    def reader(self) -> Reader: ...
+    @property
+    def session(self) -> Session: ...
+    @property
+    def lease(self) -> Lease: ...
+    @property
+    def selection(self) -> Selection: ...
+    @property
+    def tables(self) -> Sequence[TableSchema]: ...
+
+
+@dataclass(slots=True)
+class _Copy:
+    """One table on its way out of one snapshot. ``merge`` is None where only we fill the target."""
+
+    table: TableSchema
+    found: Found
+    rows: ExistingRows
+    begun: bool = False
+    completing: bool = False
+    lost: bool = False
+    running: int = 0
+    chunks: int = 0
+    spans: deque[tuple[int, KeyRange]] = field(default_factory=deque)
+    merge: Merge | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a worker does next: begin the table (``span`` None), or copy one of its ranges, the ``number``-th."""
+
+    copy: _Copy
+    number: int = 0
+    span: KeyRange | None = None
+
+
+class _Jobs:
+    """The work of one snapshot, shared by its workers: large tables first, several workers to a table."""
+
+    def __init__(self, copies: Sequence[_Copy]) -> None:
+        self._copies = copies
+        self._changed = threading.Condition()
+
+    def take(self, stop: threading.Event) -> _Job | None:
+        """The next job; waits while others may still make some; None when there will be none."""
+        with self._changed:
+            while not stop.is_set():
+                job = self._find()
+                if job is not None:
+                    job.copy.running += 1
+                    return job
+                if not any(copy.running for copy in self._copies):
+                    return None
+                self._changed.wait(0.2)
+        return None
+
+    def _find(self) -> _Job | None:
+        for copy in self._copies:
+            if copy.lost:
+                continue
+            if not copy.begun:
+                copy.begun = True
+                return _Job(copy)
+            if copy.spans:
+                return _Job(copy, *copy.spans.popleft())
+        return None
+
+    def add(self, copy: _Copy, spans: Sequence[KeyRange]) -> None:
+        with self._changed:
+            copy.chunks = len(spans)
+            copy.spans.extend(enumerate(spans, 1))
+            self._changed.notify_all()
+
+    def finish(self, copy: _Copy, *, lost: bool = False) -> bool:
+        """A job has ended. True: it was the table's last, and the caller has one more job, which is to complete it."""
+        with self._changed:
+            copy.lost |= lost
+            is_last = copy.running == 1 and not copy.spans and not copy.lost and not copy.completing
+            if is_last:
+                copy.completing = True
+            else:
+                copy.running -= 1
+            self._changed.notify_all()
+            return is_last
+
+
+class Loader:
+    """Loads ``tables``; ``run`` blocks until all are loaded or ``stop`` is set, and may run once.
+
+    ``on_loaded(table, position)`` is called by a worker's thread as soon as a table stands complete at its position.
+    ``run`` raises the first error of any worker, after the table's state was set to ``error``.
+    """
+
+    def __init__(
+        self,
+        ends: Ends,
+        tables: Sequence[TableSchema],
+        *,
+        workers: int,
+        on_loaded: Callable[[TableSchema, Position], None],
+        stop: threading.Event,
+    ) -> None:
+        self.progress = Progress(tables)
+        self._ends = ends
+        self._pending = sorted(tables, key=lambda table: -max(table.bytes_estimate, table.rows_estimate))
+        self._workers = max(1, workers)
+        self._on_loaded = on_loaded
+        self._stop = stop
+        self._halt = threading.Event()  # told to stop, or another worker has failed
+        self._errors: list[BaseException] = []
+        self._done: set[TableName] = set()
+        self._states: Mapping[TableName, TableState] = {}
+        self._writers: list[ChunkWriter] = []
+        self._waiting = ""
+
+    # -- what is seen ------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting_for(self) -> str:
+        """What an outage makes the load wait for, '' when nothing."""
+        return self._waiting or next((w.waiting_for for w in self._writers if w.waiting_for), "")
+
+    def describe(self) -> str:
+        """One line for people: how far, how fast, how long still; '' when there is nothing to load."""
+        seen = self.progress.observe(time.monotonic())
+        if not seen.tables or seen.tables_done == seen.tables:
+            return ""
+        eta = "" if seen.eta_seconds is None else f", {_format_seconds(seen.eta_seconds)} left"
+        return (
+            f"{seen.fraction:.1%} of {seen.tables} tables, {seen.rows:,} of about {seen.rows_expected:,} rows,"
+            f" {seen.rows_per_second:,.0f} rows/s, {seen.bytes_per_second / 1e6:,.1f} MB/s{eta}"
+        )
+
+    def progress_of(self, name: TableName) -> tuple[int, float | None] | None:
+        """Rows loaded and the fraction done of one table; None where it was not this load's to copy."""
+        return self.progress.observe_table(name)
+
+    def summarize(self) -> list[TableSummary]:
+        """One line a table, for the end."""
+        return self.progress.summarize(time.monotonic())
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Load everything that is pending, from as many snapshots as it takes."""
+        if not self._pending:
+            return
+        with ExitStack() as stack:
+            over = threading.Event()
+            stack.callback(over.set)
+            threading.Thread(target=self._watch, args=(over,), name="load-watch", daemon=True).start()
+            try:
+                self._open_writers(stack)
+                self._states = self._writers[0].call(_read_states)
+                self._run_rounds()
+            except TargetUnavailable:
+                if not self._stop.is_set():  # told to stop while waiting
+                    raise
+
+    def _watch(self, over: threading.Event) -> None:
+        """Workers look at one event only: it is set when we are told to stop, as it is when one of them fails."""
+        while not over.wait(0.1):
+            if self._stop.is_set():
+                self._halt.set()
+                return
+
+    def _open_writers(self, stack: ExitStack) -> None:
+        endpoint, lease = self._ends.session.endpoint, self._ends.lease
+        for number in range(1, self._workers + 1):
+            writer = ChunkWriter(endpoint, lease, number, stop=self._halt, report=self._report)
+            self._writers.append(stack.enter_context(closing(writer)))
+        self.barrier = stack.enter_context(open_barrier(endpoint, lease, self._halt, self._report))
+
+    def _run_rounds(self) -> None:
+        fruitless = 0
+        while self._pending and not self._stop.is_set():
+            done = len(self._done)
+            snapshot = self._open_snapshot()
+            if snapshot is None:
+                return
+            with closing(snapshot):
+                self._copy(snapshot)
+            if self._errors:
+                raise self._errors[0]
+            self._pending = [table for table in self._pending if table.source not in self._done]
+            fruitless = 0 if len(self._done) > done else fruitless + 1
+            if fruitless >= FRUITLESS_ROUNDS and not self._stop.is_set():
+                raise SourceUnavailable(
+                    f"{fruitless} snapshots in a row were lost before one of {len(self._pending)} tables was loaded",
+                    hint="is somebody altering these tables, or ending our sessions, at the source?",
+                )
+
+    def _open_snapshot(self) -> Snapshot | None:
+        """A snapshot for some of what is pending, waiting through the source's outages; None when told to stop."""
+        for delay in build_delays():
+            try:
+                snapshot = self._ends.reader.open_snapshot(self._pending, self._workers, self._stop)
+            except (SourceUnavailable, SnapshotLost) as error:
+                self._report(f"source: {error.message}")
+                log.warning("load: %s", error.message)
+                if self._stop.wait(delay):
+                    return None
+            else:
+                self._report("")
+                return snapshot
+        raise AssertionError("delays have no end")
+
+    def _report(self, text: str) -> None:
+        self._waiting = text
+
+    def _copy(self, snapshot: Snapshot) -> None:
+        """Run one worker a session until the snapshot's tables are copied, lost, or one worker has failed."""
+        options = {table.source: table for table in self._ends.selection.tables}
+        exact = {table.source for table in snapshot.tables}
+        copies = [
+            _Copy(table, self._states[table.source].found, options[table.source].existing_rows)
+            for table in self._pending
+            if table.source in exact
+        ]
+        jobs = _Jobs(copies)
+        threads = []
+        for session, writer in zip(snapshot.sessions, self._writers, strict=False):
+            worker = _Worker(self, session, writer, snapshot.position, jobs)
+            threads.append(threading.Thread(target=self._guard, args=(worker,), name="load", daemon=True))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _guard(self, worker: _Worker) -> None:
+        try:
+            worker.run(self._halt)
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that runs the load, which raises it
+            is_outage = isinstance(error, ReplicatorError) and error.retryable
+            if not (is_outage and self._halt.is_set()):
+                self._errors.append(error)
+            self._halt.set()
+
+    def finish(self, table: TableSchema, position: Position) -> None:
+        """A worker has completed a table."""
+        self._done.add(table.source)
+        self.progress.finish(table.source, State.CATCHING_UP, time.monotonic())
+        self._on_loaded(table, position)
+
+
+class _Worker:
+    """One session of a snapshot and one at the target, at work on the jobs of that snapshot."""
+
+    def __init__(
+        self, loader: Loader, source: SnapshotSession, writer: ChunkWriter, position: Position, jobs: _Jobs
+    ) -> None:
+        self._loader = loader
+        self._progress = loader.progress
+        self._source = source
+        self._writer = writer
+        self._position = position
+        self._jobs = jobs
+
+    def run(self, halt: threading.Event) -> None:
+        """Work until there is no job, or until this session has lost its snapshot: its table is then loaded again."""
+        while (job := self._jobs.take(halt)) is not None:
+            try:
+                self._do(job)
+                if self._jobs.finish(job.copy):
+                    self._complete(job.copy)
+                    self._jobs.finish(job.copy)
+            except SnapshotLost as error:
+                log.warning("%s: the load starts again: %s", job.copy.table.source, error.message)
+                self._jobs.finish(job.copy, lost=True)
+                self._progress.restart(job.copy.table.source)
+                return
+            except BaseException as error:
+                self._jobs.finish(job.copy, lost=True)
+                self._progress.fail(job.copy.table.source)
+                self._mark(job.copy.table, error)
+                raise
+
+    def _do(self, job: _Job) -> None:
+        if job.span is None:
+            self._begin(job.copy)
+            return
+        table, span = job.copy.table, job.span
+        written = self._writer.write(
+            table,
+            _format_chunk(table, job),
+            lambda: self._source.read(table, span),
+            job.copy.merge,
+        )
+        self._progress.finish_chunk(table.source, written.rows, written.size, time.monotonic())
+
+    def _begin(self, copy: _Copy) -> None:
+        """Empty what an earlier load left behind, then cut the table into ranges."""
+        table, barrier = copy.table, self._loader.barrier
+        if copy.found.is_ours_alone:
+            self._writer.call(lambda session, lease: empty_table(session, lease, barrier, table, copy.found))
+        else:
+            copy.merge = self._writer.call(lambda session, _: self._prepare_merge(session, copy))
+        self._set(table, state=State.LOADING, reset=True, error=None, position=None, schema=table)
+        spans = self._source.split(table, count_chunk_rows(table))
+        self._progress.begin(table.source, len(spans), time.monotonic())
+        self._jobs.add(copy, spans)
+
+    def _prepare_merge(self, session: Session, copy: _Copy) -> Merge:
+        if copy.rows is ExistingRows.REPLACE:
+            return Merge(existing.create_keys_table(session, self._loader.barrier, copy.table))
+        return Merge(None)
+
+    def _complete(self, copy: _Copy) -> None:
+        """Every row is in: what the table still lacks, and then its position."""
+        table, barrier = copy.table, self._loader.barrier
+        if copy.merge is not None:
+            self._finish_merge(table, copy.merge)
+        self._writer.call(lambda session, _: add_indexes(session, barrier, table, copy.found))
+        self._set(table, state=State.CATCHING_UP, position=str(self._position))
+        self._loader.finish(table, self._position)
+
+    def _finish_merge(self, table: TableSchema, merge: Merge) -> None:
+        keys = merge.keys
+        if keys is None:
+            loaded = self._progress.observe_table(table.source)
+            rows = loaded[0] if loaded else 0
+            kept = self._writer.call(lambda session, _: existing.count_others(session, table, rows))
+            log.info("%s: kept %d rows that %s lacks", table.target, kept, table.source)
+            return
+        removed = self._writer.call(
+            lambda session, lease: existing.remove_others(session, lease, table, keys)
+        )
+        existing.drop_keys_table(self._loader.barrier, keys)
+        log.info("%s: removed %d rows that %s lacks", table.target, removed, table.source)
+
+    def _set(self, table: TableSchema, **values: object) -> None:
+        self._writer.call(lambda session, lease: set_table(session, lease, table.source, **values))
+
+    def _mark(self, table: TableSchema, error: BaseException) -> None:
+        """Note at the table what it failed of; an error of the program or the pipeline as a whole is not the table's."""
+        if isinstance(error, DataError | SchemaMismatch):
+            self._set(table, state=State.ERROR, error=error.message)
+
+
+def _read_states(session: Session, lease: Lease) -> Mapping[TableName, TableState]:
+    return {state.source: state for state in read_tables(session, lease.pipeline)}
+
+
+def count_chunk_rows(table: TableSchema) -> int:
+    """Rows a chunk, so that it has about ``CHUNK_BYTES`` at most."""
+    if not table.rows_estimate or not table.bytes_estimate:
+        return CHUNK_ROWS
+    width = table.bytes_estimate / table.rows_estimate
+    return max(FEWEST_ROWS, min(CHUNK_ROWS, int(CHUNK_BYTES / width)))
+
+
+def _format_chunk(table: TableSchema, job: _Job) -> str:
+    """What names a chunk to people: its number and the key at its ends."""
+    assert job.span is not None
+    names = ", ".join(table.columns[ordinal].name for ordinal in table.key)
+    low, high = (_format_key(end) for end in job.span)
+    return f"{job.number} of {job.copy.chunks}, ({names}) from {low} to {high}"
+
+
+def _format_key(values: tuple[object, ...] | None) -> str:
+    if values is None:
+        return "the end"
+    texts = (
+        value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+        for value in values
+    )
+    return f"({', '.join(texts)})"
+
+
+def _format_seconds(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+def _log_outage(text: str) -> None:
+    if text:
+        log.warning("waiting: %s", text)
+
+
+def add_foreign_keys(ends: Ends, tables: Sequence[TableSchema], position: Position) -> list[Orphans]:
+    """Complete a set of tables that has become consistent: its foreign keys, and what they do not hold.
+
+    ``position`` is the applied one, noted with the statements. See ``provision.add_foreign_keys``.
+    """
+    stop = threading.Event()
+    endpoint, lease = ends.session.endpoint, ends.lease
+    session, states = connect_patiently(
+        endpoint,
+        loads=False,
+        stop=stop,
+        report=_log_outage,
+        prepare=lambda session: _read_states(session, lease),
+    )
+    selected = {table.source: table for table in ends.tables}
+    with closing(session), open_barrier(endpoint, lease, stop) as barrier:
+        return _add_foreign_keys(session, barrier, tables, selected, states, position=str(position))
