@@ -27,6 +27,7 @@ from replicator.model import (
     UniqueKey,
 )
 from replicator.readers.mysql_checks import check
+from replicator.readers.mysql_labels import recover_labels
 from replicator.readers.mysql_query import Record, fetch, marks, quote_table
 from replicator.typemap import expression
 from replicator.typemap.capacity import widen_text
@@ -77,7 +78,8 @@ def describe(connection: Any, targets: Mapping[TableName, str]) -> list[TableSch
     if not mariadb:
         _show_generated_keys(connection)
     catalog = _read_catalog(connection, targets)
-    return [_build_schema(catalog, name, target, mariadb) for name, target in targets.items()]
+    schemas = (_build_schema(catalog, name, target, mariadb) for name, target in targets.items())
+    return [recover_labels(connection, schema) for schema in schemas]
 
 
 def _show_generated_keys(connection: Any) -> None:

@@ -14,6 +14,7 @@ from replicator.typemap import collation
 from replicator.typemap.expression import parse_labels
 
 _SPLIT: Final = re.compile(r"(\w+)(?:\(([\d,]+)\))?(.*)", re.DOTALL)
+_WIDE: Final = re.compile("[\U00010000-\U0010ffff]")
 _INTEGER_BITS: Final = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
 _BYTES: Final = {
     "tinytext": 255,
@@ -205,6 +206,7 @@ def _compare_labels(column: Column, wanted: Shape, actual: Shape, actual_type: s
     """ENUM and SET values travel as labels: more labels, or another order, do no harm."""
     if actual.base != wanted.base:
         return f"the target has {actual_type}, the source needs {column.type}"
-    known = {label.encode() for label in parse_labels(actual_type)}
-    missing = [label.decode() for label in column.labels if label not in known]
+    known = set(parse_labels(actual_type))
+    # The catalog prints characters beyond U+FFFF as ``?``.
+    missing = [label for label in (x.decode() for x in column.labels) if _WIDE.sub("?", label) not in known]
     return f"the target's {actual.base} lacks {', '.join(map(repr, missing))}" if missing else ""

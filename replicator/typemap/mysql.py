@@ -10,6 +10,7 @@ The session that reads must be in UTC with ``character_set_results = NULL``, so 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -174,3 +175,30 @@ def text_converter(column: Column) -> Converter | None:
     None where the bytes are the value.
     """
     return TYPES[type_name(column.source_type)].convert(column)
+
+
+REFERENCE: Final = "docs/reference/types-mysql.md"
+
+
+def render_reference() -> str:
+    """The text of ``REFERENCE``, one line a registration."""
+    head = (
+        "# Column types of MySQL and MariaDB sources\n\n"
+        "Made from `replicator/typemap/mysql.py`: `python -m replicator.typemap.mysql > docs/reference/types-mysql.md`.\n\n"
+        "Every value arrives exactly, from load and stream alike. A type that is not listed is refused by name. Defaults,\n"
+        "comments, invisible columns, AUTO_INCREMENT, generated columns, indexes and foreign keys between mirrored tables\n"
+        "are created too; CHECK constraints and partitions are not. `plan` prints each collation, default and index that\n"
+        "will differ at the target.\n\n"
+        "| source type | target type | canonical value | read by the snapshot as | note |\n|---|---|---|---|---|\n"
+    )
+    return head + "".join(_render_line(registration) for registration in _REGISTRATIONS)
+
+
+def _render_line(registration: SourceType) -> str:
+    target = registration.target(registration.name)
+    select = registration.select.format("`column`").replace("`", "")
+    return f"| `{registration.name}` | `{target}` | {registration.kind.value} | `{select}` | {registration.note} |\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render_reference())

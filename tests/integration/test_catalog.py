@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from replicator.errors import SourceError
 from replicator.model import Kind, TableName, TableSchema
 from replicator.readers.mysql_catalog import cascades_logged, describe, is_mariadb, list_tables
 from replicator.servers import Server
+from replicator.typemap.mysql import select_expression, text_converter
 from tests.accounts import Account
 from tests.type_zoo import describe_all, make_zoo
 
@@ -163,3 +165,75 @@ def test_a_thousand_tables_take_seconds(source_server: Server, database_name: st
         source_server.execute(f"DROP DATABASE {database_name}")
     assert len(schemas) == 300
     assert took < 5
+
+
+def test_members_that_the_catalog_cannot_print_come_from_the_rows(source_account: Account) -> None:
+    source_account.server.execute(
+        "CREATE TABLE moods (id INT AUTO_INCREMENT PRIMARY KEY, e ENUM('😀','😎','?'), s SET('x','😀','?','y'))"
+        " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin; INSERT INTO moods (e, s) VALUES (1, 'x,😀'), (3, 'y'), (2, '?,y'), (NULL, '')",
+        database=source_account.database,
+    )
+    with source_account.connect() as connection:
+        (schema,) = describe_all(connection, source_account.database)
+    _, e, s = schema.columns
+    assert [label.decode() for label in e.labels] == ["😀", "😎", "?"]
+    assert [label.decode() for label in s.labels] == ["x", "😀", "?", "y"]
+    assert e.type == "enum('😀','😎','?')"
+
+
+VALUES = {
+    "BIGINT UNSIGNED": ("18446744073709551615", 2**64 - 1),
+    "INT(7) ZEROFILL": ("42", 42),
+    "BIT(64)": ("b'1000000000000000000000000000000000000000000000000000000000000001'", 2**63 + 1),
+    "FLOAT": ("16777217.5", 16777218.0),
+    "FLOAT(9,4)": ("-0.0001", struct.unpack("<f", struct.pack("<f", -0.0001))[0]),
+    "DOUBLE": ("2.2250738585072014e-308", 2.2250738585072014e-308),
+    "DOUBLE NULL": ("'-0'", -0.0),
+    "DOUBLE NOT NULL": ("1.7976931348623157e308", 1.7976931348623157e308),
+    "DECIMAL(65,30)": (f"-{'9' * 35}.{'9' * 30}", f"-{'9' * 35}.{'9' * 30}".encode()),
+    "DECIMAL(8,2) ZEROFILL": ("0.5", b"0.50"),
+    "DECIMAL(9,0) ZEROFILL": ("0", b"0"),
+    "YEAR": ("0", b"0000"),
+    "TIME(6)": ("'-838:59:59.000000'", b"-838:59:59.000000"),
+    "DATETIME": ("'2020-02-31 00:00:00'", b"2020-02-31 00:00:00"),
+    "TIMESTAMP(3) NULL": ("'2038-01-19 03:14:07.999'", b"2038-01-19 03:14:07.999"),
+    "DATE": ("'0000-00-00'", b"0000-00-00"),
+    "CHAR(4) CHARACTER SET latin1": ("'é'", b"\xe9"),
+    "VARCHAR(9) CHARACTER SET utf16": ("'a😀'", "a😀".encode("utf-16-be")),
+    "BINARY(3)": ("'a'", b"a\0\0"),
+    "ENUM('a','é')": ("'é'", "é".encode()),
+    "ENUM('a','')": ("2", b""),
+    "SET('a','b','é')": ("5", "a,é".encode()),
+    "SET('a','b') NOT NULL": ("0", b""),
+    "SET(" + ",".join(f"'m{i}'" for i in range(64)) + ")": (str(2**63 + 1), b"m0,m63"),
+    "POINT": ("ST_GeomFromText('POINT(1 2)', 4326)", None),
+}
+
+
+@pytest.mark.parametrize("declared", VALUES)
+def test_what_the_snapshot_reads_is_canonical(declared: str, source_account: Account) -> None:
+    """The text protocol's bytes of each type, through its registration (I6)."""
+    literal, expected = VALUES[declared]
+    if declared == "DOUBLE NULL" and source_account.server.kind == "mariadb":
+        expected = 0.0  # MariaDB stores no negative zero
+    source_account.server.execute(
+        [
+            "SET SESSION sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'",
+            f"CREATE TABLE t (id INT PRIMARY KEY, v {declared})",
+            f"INSERT INTO t VALUES (1, {literal})",
+        ],
+        database=source_account.database,
+    )
+    with source_account.connect() as connection:
+        (schema,) = describe_all(connection, source_account.database)
+    column = schema.columns[1]
+    with source_account.connect(conv={}, use_unicode=False) as connection, connection.cursor() as cursor:
+        cursor.execute("SET SESSION character_set_results = NULL, time_zone = '+00:00'")
+        cursor.execute(f"SELECT {select_expression(column)} FROM t")
+        text = cursor.fetchone()[0]
+    convert = text_converter(column)
+    value = convert(text) if convert else text
+    if declared == "POINT":
+        assert value[:4] == (4326).to_bytes(4, "little")
+        return
+    assert (type(value), repr(value)) == (type(expected), repr(expected))

@@ -241,3 +241,14 @@ def test_names_that_meet_are_refused(mysql_source_account: Account, session: Ses
 
     with pytest.raises(SchemaMismatch, match="share the target table t: the target ignores the case"):
         target.check_names(Folding(), [schema, other])
+
+
+def test_members_that_the_catalog_cannot_print_fit(mysql_source_account: Account, session: Session) -> None:
+    schema = describe_one(
+        mysql_source_account,
+        "CREATE TABLE t (id INT PRIMARY KEY, e ENUM('😀','z')); INSERT INTO t VALUES (1, '😀')",
+    )
+    build(session, [schema])
+    assert find_fatal(session, [schema]) == []
+    session.execute("INSERT INTO t VALUES (1, '😀')")
+    assert session.query("SELECT e FROM t") == [("😀",)]
