@@ -1,0 +1,359 @@
+"""The reader of MySQL and MariaDB: one dump connection that heals itself, and the questions around it.
+
+The stream itself is ``transactions``'s, the connection under it ``transport``'s; here are identity, positions, and what
+happens when the source goes away: wait, verify that the same server with the same history came back, and go on after
+the last transaction that left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, NoReturn
+
+import pymysql
+
+from replicator.config import Source, connect_options
+from replicator.errors import PositionLost, SourceError, SourceUnavailable, UnsupportedEvent
+from replicator.model import Idle, Position, StreamItem, TableName, TableSchema
+from replicator.readers import mysql_catalog, mysql_checks, mysql_snapshot, shortdump
+from replicator.readers.base import Requirement, Snapshot
+from replicator.readers.gtid import (
+    FilePosition,
+    GtidPosition,
+    MariadbPosition,
+    MysqlPosition,
+    parse_position,
+)
+from replicator.readers.mysql_query import fetch
+from replicator.readers.selected import Counters, Selection
+from replicator.readers.transactions import LATER, Transactions
+from replicator.readers.transport import Link, Replica, explain, open_link
+from replicator.tls import assert_encrypted
+
+log = logging.getLogger("replicator")
+
+HANDSHAKE_SECONDS: Final = 30
+FIRST_DELAY: Final = 0.2  # seconds before the first reconnect; doubles up to LONGEST_DELAY
+LONGEST_DELAY: Final = 15.0
+START_AGAIN: Final = "run `replicator drop`, then load again"
+
+Kind = Literal["mysql", "mariadb"]
+
+
+class Server(NamedTuple):
+    """What a server says about itself. ``gtids``: its positions are GTIDs; ``fold``: table names ignore case."""
+
+    identity: str
+    kind: Kind
+    gtids: bool
+    fold: bool
+
+
+class MysqlReader:
+    """A MySQL or MariaDB source (see ``base.Reader``). Connects at once, to learn who the server is.
+
+    ``short_id`` makes the server_id that reading takes; set it before ``read``. ``counters`` are for metrics.
+    """
+
+    def __init__(self, source: Source, *, short_id: str = "", spill_dir: Path | None = None) -> None:
+        self.short_id = short_id
+        self.counters = Counters()
+        self._source = source
+        self._spill_dir = spill_dir
+        self._waiting = ""
+        self._link: Link | None = None
+        with self._session() as connection:
+            server = _identify(connection)
+        self.identity = server.identity
+        self._server = server
+        if server.kind != str(source.type):
+            raise SourceError(
+                f"{source.address} is a {server.kind} server, but the pipeline file says {source.type}",
+                hint=f"write `type: {server.kind}`",
+            )
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def connect(self) -> pymysql.Connection[Any]:
+        """A fresh session with autocommit on, the host resolved anew. Raises SourceUnavailable or SourceError."""
+        return self._connect()
+
+    def _connect(self, **more: object) -> pymysql.Connection[Any]:
+        options = connect_options(self._source) | {"database": None, "autocommit": True} | more
+        try:
+            connection = pymysql.connect(**options)
+        except (pymysql.MySQLError, OSError, RuntimeError) as error:
+            raise explain(error, self._source.address) from error
+        try:
+            assert_encrypted(connection, self._source.tls, SourceError)
+        except SourceError:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_dump(self) -> pymysql.Connection[Any]:
+        return self._connect(read_timeout=HANDSHAKE_SECONDS, write_timeout=HANDSHAKE_SECONDS)
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[pymysql.Connection[Any]]:
+        connection = self._connect()
+        try:
+            yield connection
+        except (pymysql.MySQLError, OSError) as error:
+            raise explain(error, self._source.address) from error
+        finally:
+            with contextlib.suppress(pymysql.MySQLError):
+                connection.close()
+
+    # --- positions ----------------------------------------------------------------------------------------------------
+
+    def position(self) -> Position:
+        """The newest committed position of the source."""
+        with self._session() as connection:
+            return self._read_position(connection)
+
+    def _read_position(self, connection: pymysql.Connection[Any]) -> MysqlPosition:
+        if self._server.kind == "mariadb":
+            gtids = fetch(connection, "SELECT @@GLOBAL.gtid_binlog_pos AS p")[0]["p"]
+            return MariadbPosition.of(self.identity, gtids)
+        if self._server.gtids:
+            return GtidPosition.of(self.identity, _read_gtid_set(connection, "gtid_executed"))
+        file, offset = _read_log_end(connection)
+        return FilePosition(self.identity, file, self._file_created(file), offset)
+
+    def _file_created(self, file: str) -> int:
+        return shortdump.read_created(self._connect_dump, self.identity, file)
+
+    def parse_position(self, text: str) -> MysqlPosition:
+        return parse_position(text)
+
+    def verify_position(self, position: Position) -> None:
+        """Raise PositionLost, naming both sides, unless the source can resume at ``position`` (SEMANTICS §1.6)."""
+        with self._session() as connection:
+            server = _identify(connection)
+            if not isinstance(position, MysqlPosition) or position.server != server.identity:
+                raise PositionLost(
+                    f"{self._source.address} is another server: it is {server.identity}, the stored position is {position}",
+                    hint=f"point the pipeline at the server it was loaded from; to follow this one, {START_AGAIN}",
+                )
+            if isinstance(position, MariadbPosition):
+                _verify_mariadb(connection, position)
+            elif isinstance(position, GtidPosition) and server.gtids:
+                _verify_gtids(connection, position)
+            elif isinstance(position, FilePosition) and not server.gtids:
+                self._verify_file(connection, position)
+            else:
+                raise PositionLost(
+                    f"gtid_mode at {self._source.address} was changed since {position} was stored",
+                    hint=f"set gtid_mode back, or {START_AGAIN}",
+                )
+
+    def _verify_file(self, connection: pymysql.Connection[Any], position: FilePosition) -> None:
+        files = {row["log_name"]: int(row["file_size"]) for row in fetch(connection, "SHOW BINARY LOGS")}
+        if position.file not in files:
+            have = f"{min(files)} to {max(files)}" if files else "none"
+            raise PositionLost(
+                f"{position.file} is gone from the source, and with it what follows {position}; it has {have}",
+                hint=f"{START_AGAIN}; keep binary logs for longer (binlog_expire_logs_seconds)",
+            )
+        created = self._file_created(position.file)
+        if created != position.created or position.offset > files[position.file]:
+            raise PositionLost(
+                f"the source's {position.file} was made at {created} and has {files[position.file]} bytes, which does "
+                f"not fit {position}: its binary logs were reset",
+                hint=START_AGAIN,
+            )
+
+    # --- tables -------------------------------------------------------------------------------------------------------
+
+    def list_tables(self) -> Sequence[TableName]:
+        with self._session() as connection:
+            return mysql_catalog.list_tables(connection)
+
+    def describe(self, targets: Mapping[TableName, str]) -> Sequence[TableSchema]:
+        with self._session() as connection:
+            return mysql_catalog.describe(connection, targets)
+
+    def foreign_key_cascades_logged(self) -> bool:
+        with self._session() as connection:
+            return mysql_catalog.cascades_logged(connection)
+
+    def check(self, tables: Sequence[TableSchema]) -> Sequence[Requirement]:
+        with self._session() as connection:
+            return mysql_checks.check(connection, tables, self._server.kind)
+
+    def open_snapshot(self, tables: Sequence[TableSchema], workers: int, stop: threading.Event) -> Snapshot:
+        source = mysql_snapshot.SnapshotSource(
+            connect=self.connect,
+            kind=self._server.kind,
+            server=self.identity,
+            gtids=self._server.gtids,
+            touched_tables=self.touched_tables,
+            file_created=self._file_created,
+        )
+        return mysql_snapshot.open_snapshot(source, tables, workers, stop)
+
+    def touched_tables(self, start: GtidPosition, file: str, offset: int) -> frozenset[TableName] | None:
+        """See ``shortdump.touched_tables``."""
+        return shortdump.touched_tables(self._connect_dump, start, file, offset)
+
+    # --- the stream ---------------------------------------------------------------------------------------------------
+
+    def read(
+        self, start: Position, tables: Sequence[TableSchema], stop: threading.Event
+    ) -> Iterator[StreamItem]:
+        """See ``base.Reader.read``. A lost connection is waited for, however long; everything else is raised."""
+        assert isinstance(start, MysqlPosition)
+        selection = Selection(tables, fold=self._server.fold)
+        position: MysqlPosition = start
+        delay = FIRST_DELAY
+        while not stop.is_set():
+            transactions: Transactions | None = None
+            try:
+                self.verify_position(position)
+                link = self._link = open_link(self._connect_dump, position, self._replica())
+                self._waiting = ""
+                transactions = Transactions(
+                    link,
+                    position,
+                    selection=selection,
+                    counters=self.counters,
+                    stop=stop,
+                    spill_dir=self._spill_dir,
+                )
+                yield from transactions.items()
+            except SourceUnavailable as error:
+                if transactions is not None and transactions.position is not position:
+                    position, delay = transactions.position, FIRST_DELAY
+                self._note_loss(error, delay)
+            except UnsupportedEvent as error:
+                place = transactions.position if transactions is not None else position
+                raise UnsupportedEvent(
+                    f"{error.message}; in what follows {place}", hint=error.hint
+                ) from error
+            finally:
+                self._close_link()
+            yield from self._wait(delay, position, stop)
+            delay = min(delay * 2, LONGEST_DELAY)
+
+    def _replica(self) -> Replica:
+        return Replica.of(self.short_id) if self.short_id else Replica.passing()
+
+    def _note_loss(self, error: SourceUnavailable, delay: float) -> None:
+        self.counters.reconnects += 1
+        self._waiting = f"source: {error.message}"
+        log.warning("waiting for the source, next try in %.1f s: %s", delay, error.message)
+
+    @staticmethod
+    def _wait(seconds: float, position: MysqlPosition, stop: threading.Event) -> Iterator[StreamItem]:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not stop.wait(min(left, LATER)):
+            yield Idle(position)
+
+    def _close_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self.counters.bytes_read += link.bytes_read
+            link.close()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes received by dumps, the running one included."""
+        link = self._link
+        return self.counters.bytes_read + (link.bytes_read if link is not None else 0)
+
+    def ack(self, position: Position) -> None:
+        """The source keeps its log by its own rules: there is nothing to tell."""
+
+    def is_waiting(self) -> str:
+        return self._waiting
+
+    def close(self) -> None:
+        """Ends a stream that is not iterated any more; ``stop`` ends one that is."""
+        self._close_link()
+
+
+# --- what a server says ------------------------------------------------------------------------------------------------
+
+
+def _identify(connection: pymysql.Connection[Any]) -> Server:
+    variables = {
+        row["variable_name"].lower(): row["value"]
+        for row in fetch(
+            connection,
+            "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('server_uuid', 'server_uid', 'server_id', 'hostname',"
+            " 'port', 'gtid_mode', 'lower_case_table_names')",
+        )
+    }
+    fold = variables["lower_case_table_names"] != "0"
+    if not mysql_catalog.is_mariadb(connection):
+        identity = f"mysql:{variables['server_uuid']}"
+        return Server(identity, "mysql", variables.get("gtid_mode", "").upper() == "ON", fold)
+    # MariaDB has no UUID. server_uid (10.6.16, 10.11.6 and later) is a hash of the machine's network address and the
+    # port, the same after every restart; server_id alone is 1 on every server that nobody configured.
+    place = variables.get("server_uid") or f"{variables['hostname']}:{variables['port']}"
+    return Server(f"mariadb:{variables['server_id']}:{place}", "mariadb", True, fold)
+
+
+def _read_gtid_set(connection: pymysql.Connection[Any], variable: str) -> str:
+    return str(fetch(connection, f"SELECT @@GLOBAL.{variable} AS gtids")[0]["gtids"])
+
+
+def _read_log_end(connection: pymysql.Connection[Any]) -> tuple[str, int]:
+    """File and offset behind the last transaction; the older statement where the newer is not known."""
+    try:
+        rows = fetch(connection, "SHOW BINARY LOG STATUS")
+    except pymysql.err.ProgrammingError:
+        rows = fetch(connection, "SHOW MASTER STATUS")
+    if not rows:
+        raise SourceError("the source writes no binary log", hint="set log_bin at the source and restart it")
+    return str(rows[0]["file"]), int(rows[0]["position"])
+
+
+def _verify_gtids(connection: pymysql.Connection[Any], position: GtidPosition) -> None:
+    executed = GtidPosition.of(position.server, _read_gtid_set(connection, "gtid_executed")).gtids
+    purged = GtidPosition.of(position.server, _read_gtid_set(connection, "gtid_purged")).gtids
+    unknown = position.gtids.subtract(executed)
+    if unknown:
+        _refuse_unknown(position, str(executed), str(unknown))
+    missing = purged.subtract(position.gtids)
+    if missing:
+        _refuse_purged(position, f"gtid_purged is {purged}", str(missing))
+
+
+def _verify_mariadb(connection: pymysql.Connection[Any], position: MariadbPosition) -> None:
+    logged = MariadbPosition.of(position.server, _read_gtid_set(connection, "gtid_binlog_pos"))
+    for domain, (server_id, sequence) in position.domains.items():
+        if logged.sequence_of(domain) < sequence:
+            _refuse_unknown(position, logged.gtids, f"{domain}-{server_id}-{sequence}")
+    files = fetch(connection, "SHOW BINARY LOGS")
+    if not files:
+        raise SourceError("the source writes no binary log", hint="set log_bin at the source and restart it")
+    first = fetch(connection, "SELECT BINLOG_GTID_POS(%s, 4) AS gtids", [files[0]["log_name"]])[0]["gtids"]
+    oldest = MariadbPosition.of(position.server, first or "")
+    missing = [
+        f"{domain}-{server_id}-{position.sequence_of(domain) + 1} to {domain}-{server_id}-{sequence}"
+        for domain, (server_id, sequence) in oldest.domains.items()
+        if position.sequence_of(domain) < sequence
+    ]
+    if missing:
+        _refuse_purged(position, f"its oldest log begins after {oldest.gtids}", ", ".join(missing))
+
+
+def _refuse_unknown(position: MysqlPosition, have: str, unknown: str) -> NoReturn:
+    raise PositionLost(
+        f"the source has never committed {unknown}, which the stored position has: stored {position}, source {have}",
+        hint=f"the source was reset or restored to an older state: {START_AGAIN}",
+    )
+
+
+def _refuse_purged(position: MysqlPosition, have: str, missing: str) -> NoReturn:
+    raise PositionLost(
+        f"the source has purged transactions that were not read yet: {missing} (stored {position}; {have})",
+        hint=f"{START_AGAIN}; keep binary logs for longer (binlog_expire_logs_seconds, expire_logs_days)",
+    )
