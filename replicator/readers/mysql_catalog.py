@@ -26,15 +26,12 @@ from replicator.model import (
     TableSchema,
     UniqueKey,
 )
-from replicator.readers.mysql_checks import check
 from replicator.readers.mysql_labels import recover_labels
 from replicator.readers.mysql_query import Record, fetch, marks, quote_table
 from replicator.typemap import expression
 from replicator.typemap.capacity import widen_text
 from replicator.typemap.collation import Choice, canonical_name, choose_collation
 from replicator.typemap.mysql import TYPES, SourceType, clean_type
-
-__all__ = ["cascades_logged", "check", "describe", "is_mariadb", "list_tables"]
 
 SYSTEM_SCHEMAS: Final = ("mysql", "information_schema", "performance_schema", "sys")
 

@@ -170,7 +170,8 @@ def test_a_thousand_tables_take_seconds(source_server: Server, database_name: st
 def test_members_that_the_catalog_cannot_print_come_from_the_rows(source_account: Account) -> None:
     source_account.server.execute(
         "CREATE TABLE moods (id INT AUTO_INCREMENT PRIMARY KEY, e ENUM('😀','😎','?'), s SET('x','😀','?','y'))"
-        " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin; INSERT INTO moods (e, s) VALUES (1, 'x,😀'), (3, 'y'), (2, '?,y'), (NULL, '')",
+        " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;"
+        " INSERT INTO moods (e, s) VALUES (1, 'x,😀'), (3, 'y'), (2, '?,y'), (NULL, '')",
         database=source_account.database,
     )
     with source_account.connect() as connection:

@@ -9,7 +9,7 @@ import pytest
 
 from replicator.model import TableSchema
 from replicator.readers.base import Requirement
-from replicator.readers.mysql_catalog import check
+from replicator.readers.mysql_checks import check
 from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account
 from tests.type_zoo import describe_all
