@@ -1,0 +1,425 @@
+"""The initial load on real servers: exact for each table's position, resumable, and never at the cost of others' rows."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import pytest
+
+from replicator.checkpoint import acquire
+from replicator.config import Endpoint, ExistingRows, Secret, TableRule, Tls, TlsMode
+from replicator.errors import DataError, SchemaMismatch
+from replicator.load import Loader, add_foreign_keys, prepare_tables
+from replicator.model import Position, Row, TableName, TableSchema
+from replicator.readers.base import KeyRange, Reader
+from replicator.readers.mysql_catalog import describe
+from replicator.readers.mysql_snapshot import MysqlSnapshot, SnapshotSource, open_snapshot
+from replicator.readers.shortdump import touched_tables
+from replicator.selection import SelectedTable, Selection
+from replicator.session import Session
+from replicator.tablestate import State, TableState, insert_pending, read_tables
+from tests.accounts import Account
+from tests.integration.test_snapshot import Counter, count_transactions, newest
+
+Interfere = Callable[[int], None]
+"""Called after each block of rows that was read, with its number from 1 on."""
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+ORDERS = (
+    "CREATE TABLE orders (id BIGINT UNSIGNED PRIMARY KEY AUTO_INCREMENT, customer_id INT NOT NULL, sku VARCHAR(32) NOT NULL,"
+    " price DECIMAL(12,2) NOT NULL, note VARCHAR(200), created_at DATETIME(3) NOT NULL, weight DOUBLE,"
+    " UNIQUE KEY by_sku (sku), KEY by_customer (customer_id)) CHARACTER SET latin1 COLLATE latin1_swedish_ci"
+)
+
+
+def insert_orders(first: int, last: int) -> str:
+    return (
+        "INSERT INTO orders (id, customer_id, sku, price, note, created_at, weight)"
+        f" WITH RECURSIVE n AS (SELECT {first} i UNION ALL SELECT i + 1 FROM n WHERE i < {last})"
+        " SELECT i, i % 97, CONCAT('sku-', i), i / 100, IF(i % 5, CONCAT('tab\\t', i, '\\n\\\\'), NULL),"
+        " '2024-02-29 12:00:00.123', i / 7e0 FROM n"
+    )
+
+
+class SourceReader:
+    """A reader as far as a load needs one."""
+
+    def __init__(self, account: Account, interfere: Interfere | None = None) -> None:
+        server = account.server
+        self._source = SnapshotSource(
+            connect=account.connect,
+            kind=server.kind,
+            server="here",
+            gtids=server.kind == "mysql",
+            touched_tables=lambda start, file, offset: touched_tables(account.connect, start, file, offset),
+            file_created=lambda _file: 0,
+        )
+        self._interfere = interfere
+        self.snapshots = self.blocks = 0
+
+    def open_snapshot(
+        self, tables: Sequence[TableSchema], workers: int, stop: threading.Event
+    ) -> MysqlSnapshot:
+        self.snapshots += 1
+        snapshot = open_snapshot(self._source, tables, workers, stop)
+        if self._interfere is not None:
+            for session in snapshot.sessions:
+                self._wrap(session)
+        return snapshot
+
+    def _wrap(self, session: Any) -> None:
+        read = session.read
+
+        def read_and_interfere(table: TableSchema, span: KeyRange) -> Iterator[list[Row]]:
+            for block in read(table, span):
+                yield block
+                self.blocks += 1
+                if self._interfere is not None:
+                    self._interfere(self.blocks)
+
+        session.read = read_and_interfere
+
+
+@dataclass
+class Pipe:
+    """Both ends of a pipeline under test; ``run`` prepares and loads what is not loaded yet."""
+
+    source: Account
+    target: Account
+    tables: Sequence[TableSchema]
+    selection: Selection
+    reader: Reader
+    session: Session
+    positions: dict[str, Position]
+
+    def __post_init__(self) -> None:
+        self.lease = acquire(self.session, "load", "here")
+        insert_pending(self.session, self.lease, self.tables)
+        self.stop = threading.Event()
+
+    @property
+    def states(self) -> dict[str, TableState]:
+        return {state.target: state for state in read_tables(self.session, "load")}
+
+    def run(self, workers: int = 2) -> Loader:
+        """As a start of the program does: take over, prepare, load what is pending."""
+        self.lease = acquire(self.session, "load", "here")
+        prepare_tables(self.session, self.lease, self.tables, self.selection)
+        loaded = {State.CATCHING_UP, State.STREAMING}
+        pending = [table for table in self.tables if self.states[table.target].state not in loaded]
+        loader = Loader(self, pending, workers=workers, on_loaded=self._take, stop=self.stop)
+        loader.run()
+        return loader
+
+    def _take(self, table: TableSchema, position: Position) -> None:
+        self.positions[table.target] = position
+
+    def rows(self, sql: str) -> tuple[list[Any], list[Any]]:
+        """The rows of one query at the source and at the target."""
+        return self.source.query(sql), self.target.query(sql)
+
+
+def endpoint_of(account: Account) -> Endpoint:
+    server = account.server
+    return Endpoint(
+        server.host,
+        server.port,
+        account.user,
+        Secret(account.password),
+        account.database,
+        Tls(TlsMode.REQUIRED),
+    )
+
+
+@contextlib.contextmanager
+def pipe(
+    source: Account,
+    target: Account,
+    *names: str,
+    rows: ExistingRows = ExistingRows.REFUSE,
+    create: bool = True,
+    interfere: Interfere | None = None,
+) -> Iterator[Pipe]:
+    with source.connect() as connection:
+        tables = describe(connection, {TableName(source.database, name): name for name in names})
+    rule = cast("TableRule", None)
+    chosen = tuple(SelectedTable(table.source, table.target, create, rows, rule) for table in tables)
+    reader = cast("Reader", SourceReader(source, interfere))
+    with Session.connect(endpoint_of(target), loads=True) as session:
+        yield Pipe(source, target, tables, Selection(chosen, ()), reader, session, {})
+
+
+def run_at(account: Account, *statements: str) -> None:
+    account.server.execute(["SET SESSION time_zone='+00:00'", *statements], database=account.database)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicator.load.CHUNK_ROWS", 300)
+    monkeypatch.setattr("replicator.load.count_chunk_rows", lambda _table: 300)
+
+
+# --- what is loaded ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_load_copies_rows_creates_indexes_and_counts(
+    source_account: Account, target_account: Account
+) -> None:
+    run_at(source_account, ORDERS, insert_orders(1, 900), insert_orders(5001, 5900))
+    run_at(source_account, "CREATE TABLE void (id INT PRIMARY KEY, v INT, KEY v (v))")
+    with pipe(source_account, target_account, "orders", "void") as both:
+        loader = both.run()
+        source, target = both.rows("SELECT * FROM orders ORDER BY id")
+        assert source == target
+        states = both.states
+        assert {state.state for state in states.values()} == {State.CATCHING_UP}
+        assert states["orders"].rows_loaded == 1800
+        assert states["orders"].position == str(both.positions["orders"])
+        lines = {line.target: line for line in loader.summarize()}
+        assert (lines["orders"].rows, lines["void"].rows) == (1800, 0)
+        assert loader.progress.observe(1e9).fraction == 1.0
+    indexes = target_account.query("SHOW INDEX FROM orders")
+    assert {(row[2], row[1]) for row in indexes} == {("PRIMARY", 0), ("by_sku", 0), ("by_customer", 1)}
+    assert len(target_account.query("SHOW INDEX FROM void")) == 2
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_load_under_write_load_is_exact_for_its_position(
+    source_account: Account, target_account: Account
+) -> None:
+    """One row a transaction: the rows loaded and the transactions in the position count the same (I1, I3)."""
+    run_at(source_account, "CREATE TABLE hot (id INT PRIMARY KEY AUTO_INCREMENT)")
+    begin = newest(source_account)
+    counter = Counter(source_account.server, source_account.database, "hot")
+    with counter, pipe(source_account, target_account, "hot") as both:
+        both.run()
+        loaded = both.target.query("SELECT COUNT(*), MAX(id) FROM hot")[0]
+        transactions = count_transactions(both.positions["hot"], source_account) - begin
+    assert loaded == (transactions, transactions or None)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_load_without_local_files(source_account: Account, target_account: Account) -> None:
+    run_at(source_account, ORDERS, insert_orders(1, 900))
+    target_account.server.execute("SET GLOBAL local_infile = OFF")
+    try:
+        with pipe(source_account, target_account, "orders") as both:
+            assert both.session.capabilities.local_infile is False
+            both.run()
+            source, target = both.rows("SELECT * FROM orders ORDER BY id")
+            assert source == target
+            assert both.states["orders"].rows_loaded == 900
+    finally:
+        target_account.server.execute("SET GLOBAL local_infile = ON")
+
+
+# --- accidents --------------------------------------------------------------------------------------------------------
+
+
+def kill_sessions(account: Account, block: int) -> None:
+    """End every session of an account after the second block, as a failing network would."""
+    if block != 2:
+        return
+    rows = account.server.execute(
+        f"SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{account.user}'"
+    )
+    for (number,) in rows:
+        with contextlib.suppress(Exception):
+            account.server.execute(f"KILL {number}")
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("local_infile", ["ON", "OFF"])
+def test_lost_target_in_mid_chunk_doubles_and_loses_nothing(
+    mysql_source_account: Account, target_account: Account, local_infile: str
+) -> None:
+    run_at(mysql_source_account, ORDERS, insert_orders(1, 900))
+    target_account.server.execute(f"SET GLOBAL local_infile = {local_infile}")
+    try:
+        with pipe(
+            mysql_source_account, target_account, "orders", interfere=partial(kill_sessions, target_account)
+        ) as both:
+            lease = both.lease
+            prepare_tables(both.session, lease, both.tables, both.selection)
+            Loader(both, both.tables, workers=2, on_loaded=both._take, stop=both.stop).run()
+        with Session.connect(endpoint_of(target_account)) as session:
+            [state] = read_tables(session, "load")
+        assert (state.state, state.rows_loaded) == (State.CATCHING_UP, 900)
+        assert target_account.query("SELECT COUNT(*), SUM(id) FROM orders") == [(900, 900 * 901 // 2)]
+    finally:
+        target_account.server.execute("SET GLOBAL local_infile = ON")
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_lost_snapshot_starts_the_table_again(source_account: Account, target_account: Account) -> None:
+    run_at(source_account, ORDERS, insert_orders(1, 900))
+    interfere = partial(kill_sessions, source_account)
+    with pipe(source_account, target_account, "orders", interfere=interfere) as both:
+        both.run()
+        assert cast("SourceReader", both.reader).snapshots > 1
+        source, target = both.rows("SELECT * FROM orders ORDER BY id")
+        assert source == target
+        assert both.states["orders"].rows_loaded == 900
+
+
+def die_in_the_third_block(block: int) -> None:
+    if block == 3:
+        raise Killed
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("is_there", [False, True])
+def test_half_loaded_table_is_emptied_and_loaded_again(
+    mysql_source_account: Account, target_account: Account, is_there: bool
+) -> None:
+    """What only we filled is emptied; a table that was there, empty, keeps what its owner made of it."""
+    run_at(
+        mysql_source_account,
+        ORDERS,
+        insert_orders(1, 750),
+        insert_orders(751, 1500),
+        "CREATE TABLE done (id INT PRIMARY KEY)",
+    )
+    if is_there:
+        run_at(target_account, ORDERS, "ALTER TABLE orders ADD mine INT NULL, ADD KEY mine (mine)")
+    with pipe(mysql_source_account, target_account, "orders", "done") as both:
+        cast("SourceReader", both.reader)._interfere = die_in_the_third_block
+        with pytest.raises(Killed):
+            both.run(workers=1)
+        assert 0 < both.states["orders"].rows_loaded < 1500
+        assert both.states["orders"].state is State.LOADING
+    # Rows that the first, unfinished load may have copied are changed at the source before the second.
+    run_at(
+        mysql_source_account,
+        "UPDATE orders SET customer_id = -1 WHERE id % 2",
+        "DELETE FROM orders WHERE id < 50",
+    )
+    with pipe(mysql_source_account, target_account, "orders", "done") as both:
+        both.run()
+        columns = "id, customer_id, sku, price, note, created_at, weight"
+        source, target = both.rows(f"SELECT {columns} FROM orders ORDER BY id")
+        assert source == target
+        assert both.states["orders"].rows_loaded == 1451
+    indexes = {row[2] for row in target_account.query("SHOW INDEX FROM orders")}
+    assert indexes == {"PRIMARY", "by_sku", "by_customer"} | ({"mine"} if is_there else set())
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_loaded_table_is_never_loaded_again(mysql_source_account: Account, target_account: Account) -> None:
+    run_at(mysql_source_account, ORDERS, insert_orders(1, 100))
+    with pipe(mysql_source_account, target_account, "orders") as both:
+        both.run()
+        run_at(target_account, "DELETE FROM orders WHERE id = 1")
+        both.run()
+        assert target_account.query("SELECT COUNT(*) FROM orders") == [(99,)]
+
+
+def test_data_that_the_target_refuses_names_table_rows_and_reason(
+    mysql_source_account: Account, target_account: Account
+) -> None:
+    """LOAD DATA LOCAL turns errors into warnings: none may pass (SEMANTICS §6)."""
+    run_at(mysql_source_account, ORDERS, insert_orders(1, 100))
+    run_at(target_account, ORDERS, "ALTER TABLE orders ADD CONSTRAINT cheap CHECK (price < 0.5)")
+    with pipe(mysql_source_account, target_account, "orders") as both:
+        with pytest.raises(DataError, match=r"orders, rows 1 of 1.*cheap"):
+            both.run()
+        assert both.states["orders"].state is State.ERROR
+        assert "cheap" in (both.states["orders"].error or "")
+        assert both.target.query("SELECT COUNT(*) FROM orders") == [(0,)]
+
+
+# --- rows of others ---------------------------------------------------------------------------------------------------
+
+
+def make_existing(source: Account, target: Account) -> None:
+    """Three rows the source has (one of them different), two it lacks, and a column of the application's."""
+    run_at(source, ORDERS, insert_orders(1, 900))
+    run_at(target, ORDERS, insert_orders(1, 3), insert_orders(100001, 100002))
+    run_at(target, "UPDATE orders SET note = 'old' WHERE id = 2", "ALTER TABLE orders ADD mine INT NULL")
+    run_at(target, "UPDATE orders SET mine = id")
+
+
+def test_rows_of_others_are_refused_with_their_number_and_the_choices(
+    mysql_source_account: Account, target_account: Account
+) -> None:
+    make_existing(mysql_source_account, target_account)
+    run_at(mysql_source_account, "CREATE TABLE wide (id BIGINT PRIMARY KEY)")
+    run_at(target_account, "CREATE TABLE wide (id INT PRIMARY KEY)")
+    with pipe(mysql_source_account, target_account, "orders", "wide") as both:
+        with pytest.raises(SchemaMismatch, match="holds 5 rows") as caught:
+            both.run()
+        assert "wide" in caught.value.message  # every fault at once
+        assert "merge" in caught.value.hint
+    assert target_account.query("SELECT COUNT(*) FROM orders") == [(5,)]
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("rows", [ExistingRows.MERGE, ExistingRows.REPLACE])
+def test_existing_rows_are_merged_or_replaced(
+    source_account: Account, target_account: Account, rows: ExistingRows
+) -> None:
+    make_existing(source_account, target_account)
+    columns = "id, customer_id, sku, price, note, created_at, weight"
+    with pipe(source_account, target_account, "orders", rows=rows) as both:
+        both.run()
+        source, target = both.rows(f"SELECT {columns} FROM orders WHERE id < 100000 ORDER BY id")
+        assert source == target
+        assert both.states["orders"].state is State.CATCHING_UP
+    kept = target_account.query("SELECT id, mine FROM orders WHERE mine IS NOT NULL ORDER BY id")
+    others = [] if rows is ExistingRows.REPLACE else [(100001, 100001), (100002, 100002)]
+    assert kept == [(1, 1), (2, 2), (3, 3), *others]
+    assert not target_account.query("SHOW TABLES LIKE '\\\\_replicator\\\\_keys%'")
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_table_without_create_is_refused(
+    mysql_source_account: Account, target_account: Account
+) -> None:
+    run_at(mysql_source_account, ORDERS)
+    with (
+        pipe(mysql_source_account, target_account, "orders", create=False) as both,
+        pytest.raises(SchemaMismatch, match="create: false"),
+    ):
+        both.run()
+    assert not target_account.query("SHOW TABLES LIKE 'orders'")
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_foreign_keys_come_after_the_load_and_orphans_are_told(
+    source_account: Account, target_account: Account
+) -> None:
+    run_at(
+        source_account,
+        "CREATE TABLE parent (id INT PRIMARY KEY)",
+        "CREATE TABLE child (id INT PRIMARY KEY, parent INT, CONSTRAINT to_parent FOREIGN KEY (parent)"
+        " REFERENCES parent (id) ON DELETE CASCADE)",
+        "INSERT INTO parent VALUES (1), (2)",
+        "INSERT INTO child VALUES (1, 1), (2, 2), (3, NULL)",
+        "SET foreign_key_checks = 0",
+        "INSERT INTO child VALUES (4, 44)",
+    )
+    with pipe(source_account, target_account, "child", "parent") as both:
+        both.run()
+        orphans = add_foreign_keys(both, both.tables, both.positions["child"])
+        assert [(orphan.table.target, orphan.key.name, orphan.rows) for orphan in orphans] == [
+            ("child", "to_parent", 1)
+        ]
+        assert (
+            add_foreign_keys(both, both.tables, both.positions["child"]) == orphans
+        )  # they are there already
+    [(_, create)] = target_account.query("SHOW CREATE TABLE child")
+    assert (
+        "CONSTRAINT `to_parent` FOREIGN KEY (`parent`) REFERENCES `parent` (`id`) ON DELETE CASCADE" in create
+    )
