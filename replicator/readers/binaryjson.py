@@ -12,7 +12,7 @@ from base64 import encodebytes
 from collections.abc import Callable
 from typing import Final
 
-from replicator.readers.rowvalues import decimals
+from replicator.readers.rowvalues import read_decimal
 
 _SMALL_OBJECT: Final = 0
 _LARGE_OBJECT: Final = 1
@@ -166,7 +166,7 @@ def _format_e(whole: str) -> str:
 
 def _format_opaque(kind: int, value: bytes) -> bytes:
     if kind == _DECIMAL_TYPE:
-        return decimals(value[0], value[1])[value[2:]]
+        return read_decimal(value[0], value[1], value[2:])
     if kind in _DATE_TYPES | _DATETIME_TYPES | _TIME_TYPES:
         return b'"' + _format_temporal(kind, int.from_bytes(value, "little", signed=True)) + b'"'
     return _quote(b"base64:type%d:%b" % (kind, encodebytes(value).rstrip(b"\n")))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, NoReturn, TypeAlias, cast
 
 from replicator.errors import UnsupportedEvent
 from replicator.model import Changes, Op, Row, TableSchema
@@ -20,21 +19,20 @@ from replicator.readers.rowfields import Field
 from replicator.readers.rowmatch import explain_mismatch
 from replicator.readers.tablemap import TableMap
 
-# Reads the row images of buffer[p:end]: a list of rows, or for updates the lists of before and after images.
-_Reader: TypeAlias = Callable[[bytes, int, int], Any]
+# Reads the row images of buffer[p:end] into before and after images.
+_Reader: TypeAlias = Callable[[bytes, int, int], tuple[Sequence[Row], Sequence[Row]]]
+_OPS: Final = {Op.INSERT: binlog.INSERT_TYPES, Op.UPDATE: binlog.UPDATE_TYPES, Op.DELETE: binlog.DELETE_TYPES}
 
 _BAD_BYTES: Final = (struct.error, IndexError, KeyError, ValueError, OverflowError, zlib.error)
 _BITMAP_FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_NO_ROWS: Final[tuple[Row, ...]] = ()
 
 
-@dataclass(slots=True)
-class _Shape:
-    """One event type: its op, and the readers by the bytes between the table's flags and the first image."""
+class _Shape(NamedTuple):
+    """One event type: where its first image begins when there is no extra data, and the readers by what is before it."""
 
     op: Op
-    size: int = 0  # of those bytes, when the event has no extra data
-    readers: dict[bytes, _Reader] = field(default_factory=dict)
+    size: int
+    readers: dict[bytes, _Reader]  # by the bytes between the table's flags and the first image
 
 
 class Decoder:
@@ -46,7 +44,7 @@ class Decoder:
         self._columns = len(table_map.columns)
         self._fields = _build_fields(table_map, table)
         self._shapes = self._build_shapes()
-        self._readers: dict[tuple[bytes, bytes], _Reader] = {}
+        self._readers: dict[tuple[Op, bytes, bytes], _Reader] = {}
         self._reach = 0  # how far beyond an image's start its first struct may read
 
     def decode(self, event_type: int, buffer: bytes, start: int, end: int) -> Changes:
@@ -55,23 +53,18 @@ class Decoder:
         Raises UnsupportedEvent naming the table: partial JSON, images that are not FULL, bytes that do not parse.
         """
         try:
-            shape = self._shapes[event_type]
-            at = start + shape.size
-            reader = shape.readers.get(buffer[start + 8 : at])
-            no_checks = bool(buffer[start + 6] & binlog.ROWS_NO_FOREIGN_KEY_CHECKS_F)
+            op, size, readers = self._shapes[event_type]
+            at = start + size
+            reader = readers.get(buffer[start + 8 : at])
+            no_checks = buffer[start + 6] & binlog.ROWS_NO_FOREIGN_KEY_CHECKS_F != 0
             if reader is None:
-                reader, buffer, at, end = self._find_reader(event_type, shape, buffer, start, end)
+                reader, buffer, at, end = self._find_reader(event_type, buffer, start, end)
             if end + self._reach > len(buffer):
                 buffer, at, end = self._pad(buffer, at, end)
-            if shape.op is Op.UPDATE:
-                before, after = reader(buffer, at, end)
-                return Changes(self.table, shape.op, before, after, end - at, no_checks)
-            rows = reader(buffer, at, end)
+            before, after = reader(buffer, at, end)
         except _BAD_BYTES as error:
             self._refuse(event_type, error)
-        if shape.op is Op.INSERT:
-            return Changes(self.table, shape.op, _NO_ROWS, rows, end - at, no_checks)
-        return Changes(self.table, shape.op, rows, _NO_ROWS, end - at, no_checks)
+        return Changes(self.table, op, before, after, end - at, no_checks)
 
     def _refuse(self, event_type: int, error: Exception) -> NoReturn:
         name = binlog.EVENT_NAMES.get(event_type, str(event_type))
@@ -94,32 +87,32 @@ class Decoder:
 
     def _build_shapes(self) -> dict[int, _Shape]:
         shapes: dict[int, _Shape] = {}
-        for event_type in binlog.ROWS_TYPES - {binlog.PARTIAL_UPDATE_ROWS}:
-            op = Op.UPDATE if event_type in binlog.UPDATE_TYPES else Op.INSERT
-            shape = shapes[event_type] = _Shape(Op.DELETE if event_type in binlog.DELETE_TYPES else op)
+        for op, event_types in _OPS.items():
             bitmaps = (self._columns + 7) // 8 * (2 if op is Op.UPDATE else 1)
             count = 1 if self._columns < 251 else 3
-            shape.size = 8 + (2 if event_type in binlog.ROWS_V2_TYPES else 0) + count + bitmaps
+            for event_type in event_types:
+                extra = 2 if event_type in binlog.ROWS_V2_TYPES else 0
+                shapes[event_type] = _Shape(op, 8 + extra + count + bitmaps, {})
         return shapes
 
     def _find_reader(
-        self, event_type: int, shape: _Shape, buffer: bytes, start: int, end: int
+        self, event_type: int, buffer: bytes, start: int, end: int
     ) -> tuple[_Reader, bytes, int, int]:
         header = binlog.parse_rows_header(event_type, buffer, start, end)
         if header.columns != self._columns:
             raise ValueError(f"{header.columns} columns where its table map has {self._columns}")
-        reader = self._reader(header.before, header.after)
+        shape = self._shapes[event_type]
+        reader = self._reader(shape.op, header.before, header.after)
         if header.buffer is buffer and header.rows_start == start + shape.size:
             shape.readers[buffer[start + 8 : header.rows_start]] = reader
         return reader, header.buffer, header.rows_start, header.rows_end
 
-    def _reader(self, before: bytes, after: bytes) -> _Reader:
-        reader = self._readers.get((before, after))
+    def _reader(self, op: Op, before: bytes, after: bytes) -> _Reader:
+        reader = self._readers.get((op, before, after))
         if reader is None:
-            bitmaps = [before, after] if after else [before]
-            images = [self._present(bitmap) for bitmap in bitmaps]
-            reader, reach = _compile(images, len(self.table.columns))
-            self._readers[before, after] = reader
+            images = [self._present(bitmap) for bitmap in ([before, after] if after else [before])]
+            reader, reach = _compile(op, images, len(self.table.columns))
+            self._readers[op, before, after] = reader
             self._reach = max(self._reach, reach)
         return reader
 
@@ -284,21 +277,27 @@ def _build_slow(fields: list[Field], width: int, append: str, constants: dict[st
     return slow.lines
 
 
-def _compile(images: list[list[Field]], width: int) -> tuple[_Reader, int]:
+_APPENDS: Final = {
+    Op.INSERT: ["add_after"],
+    Op.UPDATE: ["add_before", "add_after"],
+    Op.DELETE: ["add_before"],
+}
+
+
+def _compile(op: Op, images: list[list[Field]], width: int) -> tuple[_Reader, int]:
     """The function that reads all rows between ``p`` and ``end``, and how far beyond an image's start it may reach."""
     constants: dict[str, object] = {}
-    appends = ["add_before", "add_after"][: len(images)]
-    built = [
-        _build_image(image, width, append, constants) for image, append in zip(images, appends, strict=True)
-    ]
-    loop = [line for lines, _ in built for line in lines]
-    before = ["before = []", "add_before = before.append", "after = []", "add_after = after.append"]
-    body = [
-        *before[: 2 * len(images)],
+    appends = _APPENDS[op]
+    built = [_build_image(one, width, name, constants) for one, name in zip(images, appends, strict=True)]
+    body = ["before = after = ()"]
+    for name in appends:
+        rows = name.removeprefix("add_")
+        body += [f"{rows} = []", f"{name} = {rows}.append"]
+    body += [
         "while p < end:",
-        *_indent(loop),
+        *_indent([line for lines, _ in built for line in lines]),
         "if p != end: raise ValueError('row images end %d bytes off their event' % (p - end))",
-        "return before, after" if len(images) == 2 else "return before",
+        "return before, after",
     ]
     source = "\n".join(["def read(b, p, end):", *_indent(body)])
     exec(compile(source, "<row codec>", "exec"), constants)

@@ -89,10 +89,20 @@ def _looked_up(table: object, *formats: str) -> _LayoutBuilder:
 
 
 def _decimal(index: int, one: ColumnMap, _column: Column | None) -> Layout:
+    """Two texts, before and after the point: each repeats far more often than whole numbers do."""
     precision, scale = one.meta >> 8, one.meta & 255
-    size = rowvalues.decimal_size(precision, scale)
-    texts = rowvalues.decimals(precision, scale)
-    return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": texts})
+    size, whole = rowvalues.decimal_size(precision, scale), rowvalues.whole_size(precision, scale)
+    if whole == 0:
+        texts = rowvalues.pure_fractions(scale)
+        return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": texts})
+    texts = rowvalues.wholes(precision - scale)
+    if scale == 0:
+        return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": texts})
+    return Layout(
+        (f"{whole}s", f"{size - whole}s"),
+        value=f"c{index}[{{0}}] + f{index}[{{1}}]",
+        constants={f"c{index}": texts, f"f{index}": rowvalues.points(scale)},
+    )
 
 
 def _bit(_index: int, one: ColumnMap, _column: Column | None) -> Layout:
@@ -102,17 +112,22 @@ def _bit(_index: int, one: ColumnMap, _column: Column | None) -> Layout:
     return Layout((f"{size}s",), value="from_bytes({0}, 'big')", constants={"from_bytes": int.from_bytes})
 
 
-def _add_fraction(index: int, digits: int, layout: Layout, at: int) -> Layout:
-    """``layout`` with a fraction behind it, read as the value numbered ``at``."""
+def _add_fraction(index: int, digits: int, layout: Layout) -> Layout:
+    """``layout`` with a fraction of a second behind it."""
     if digits == 0:
         return layout
     size = rowvalues.fraction_size(digits)
-    constants = layout.constants | {f"f{index}": rowvalues.fractions(digits)}
-    value = f"{layout.value} + f{index}[{{{at}}}]"
-    if digits == 6:  # too many to keep
-        value = f"b'%b.%06d' % ({layout.value}, from_bytes({{{at}}}, 'big'))"
-        constants |= {"from_bytes": int.from_bytes}
-    return Layout((*layout.formats, f"{size}s"), 0, value, layout.before, constants)
+    at = len(layout.formats)
+    if digits > 4:  # too many to keep their text
+        divide = "" if digits == 6 else " // 10"
+        code = f"{size}s"
+        value = f"b'%b.%0{digits}d' % ({layout.value}, from_bytes({{{at}}}, 'big'){divide})"
+        constants: dict[str, object] = {"from_bytes": int.from_bytes}
+    else:
+        code = "BH"[size - 1]
+        value = f"{layout.value} + f{index}[{{{at}}}]"
+        constants = {f"f{index}": rowvalues.fractions(digits)}
+    return Layout((*layout.formats, code), 0, value, layout.before, layout.constants | constants)
 
 
 def _datetime2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
@@ -122,12 +137,27 @@ def _datetime2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
         before=f"d{index}, e{index} = c{index}[{{0}}]",
         constants={f"c{index}": rowvalues.DATETIME_HALVES},
     )
-    return _add_fraction(index, one.meta, layout, 2)
+    return _add_fraction(index, one.meta, layout)
 
 
-def _timestamp2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
-    layout = Layout(("4s",), value=f"c{index}[{{0}}]", constants={f"c{index}": rowvalues.TIMESTAMPS})
-    return _add_fraction(index, one.meta, layout, 1)
+def _timestamp(order: str) -> _LayoutBuilder:
+    """Seconds since the epoch, in UTC; 0 is the zero date."""
+
+    def build(index: int, one: ColumnMap, _column: Column | None) -> Layout:
+        layout = Layout(
+            ("4s",),
+            value=f"(days[s{index} // 86400] + seconds[s{index} % 86400] if s{index} else no_timestamp)",
+            before=f"s{index} = from_bytes({{0}}, '{order}')",
+            constants={
+                "days": rowvalues.DAYS,
+                "seconds": rowvalues.SECONDS,
+                "no_timestamp": rowvalues.NO_TIMESTAMP,
+                "from_bytes": int.from_bytes,
+            },
+        )
+        return _add_fraction(index, one.meta, layout)
+
+    return build
 
 
 def _time2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
@@ -136,18 +166,18 @@ def _time2(index: int, one: ColumnMap, _column: Column | None) -> Layout:
     return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": texts})
 
 
-def _old_temporal(table: object, size: int) -> _LayoutBuilder:
-    """Formats from before 5.6, which MariaDB still writes with mysql56_temporal_format=OFF, without fractions.
+def _without_fraction(build: _LayoutBuilder) -> _LayoutBuilder:
+    """Formats from before 5.6, which MariaDB still writes with mysql56_temporal_format=OFF.
 
     Its own format for fractions has the same type number and does not say its length: it is refused.
     """
 
-    def build(index: int, _one: ColumnMap, column: Column | None) -> Layout | None:
+    def build_whole(index: int, one: ColumnMap, column: Column | None) -> Layout | None:
         if column is not None and "(" in column.source_type.split("/*")[0]:
             return None
-        return Layout((f"{size}s",), value=f"c{index}[{{0}}]", constants={f"c{index}": table})
+        return build(index, one, column)
 
-    return build
+    return build_whole
 
 
 _SET_FORMATS: Final = {1: ("B",), 2: ("H",), 3: ("H", "B"), 4: ("I",), 8: ("Q",)}
@@ -220,12 +250,12 @@ _LAYOUTS: Final[dict[int, _LayoutBuilder]] = {
     types.YEAR: _looked_up(rowvalues.YEARS, "B"),
     types.DATE: _looked_up(rowvalues.DATES, "3s"),
     types.NEWDATE: _looked_up(rowvalues.DATES, "3s"),
-    types.TIME: _old_temporal(rowvalues.OLD_TIMES, 3),
-    types.DATETIME: _old_temporal(rowvalues.OLD_DATETIMES, 8),
-    types.TIMESTAMP: _old_temporal(rowvalues.OLD_TIMESTAMPS, 4),
+    types.TIME: _without_fraction(_looked_up(rowvalues.OLD_TIMES, "3s")),
+    types.DATETIME: _without_fraction(_looked_up(rowvalues.OLD_DATETIMES, "8s")),
+    types.TIMESTAMP: _without_fraction(_timestamp("little")),
     types.TIME2: _time2,
     types.DATETIME2: _datetime2,
-    types.TIMESTAMP2: _timestamp2,
+    types.TIMESTAMP2: _timestamp("big"),
     types.ENUM: _enum,
     types.SET: _set,
     types.STRING: _string,

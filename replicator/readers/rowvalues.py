@@ -18,19 +18,21 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 CACHE_ENTRIES: Final = 1 << 15
+_SECONDS_A_DAY: Final = 86400
 _EPOCH: Final = date(1970, 1, 1)
 
 
 class Cache(dict[_K, _V], Generic[_K, _V]):
     """``cache[key]`` computes a value once; emptied when full, so that memory stays bounded (I9)."""
 
-    __slots__ = ("_build",)
+    __slots__ = ("_build", "_entries")
 
-    def __init__(self, build: Callable[[_K], _V]) -> None:
+    def __init__(self, build: Callable[[_K], _V], entries: int = CACHE_ENTRIES) -> None:
         self._build = build
+        self._entries = entries
 
     def __missing__(self, key: _K) -> _V:
-        if len(self) >= CACHE_ENTRIES:
+        if len(self) >= self._entries:
             self.clear()
         value = self[key] = self._build(key)
         return value
@@ -55,34 +57,76 @@ def _digit_groups(precision: int, scale: int) -> tuple[list[int], list[int]]:
     return before, after
 
 
-def _combine(number: int, groups: list[int]) -> tuple[int, int]:
-    """The decimal number in the lowest bytes of ``number``, and what is above them."""
+def _combine(number: int, groups: list[int]) -> int:
+    """The decimal number whose groups of digits lie in the bytes of ``number``."""
     value, factor = 0, 1
     for digits in reversed(groups):
         bits = 8 * _DIGIT_BYTES[digits]
         value += (number & (1 << bits) - 1) * factor
         factor *= 10**digits
         number >>= bits
-    return value, number
+    return value
+
+
+def whole_size(precision: int, scale: int) -> int:
+    """Bytes of a DECIMAL before its point."""
+    return decimal_size(precision - scale, 0)
 
 
 @cache
-def decimals(precision: int, scale: int) -> Cache[bytes, bytes]:
-    """Stored bytes of DECIMAL(precision, scale) to text with all its scale, as the server prints it."""
-    before, after = _digit_groups(precision, scale)
-    bits = 8 * decimal_size(precision, scale)
+def wholes(digits: int) -> Cache[bytes, bytes]:
+    """Stored bytes of a DECIMAL's ``digits`` before the point to text. The sign is their first bit, also of -0."""
+    groups = _digit_groups(digits, 0)[0]
+    bits = 8 * decimal_size(digits, 0)
     sign, ones = 1 << bits - 1, (1 << bits) - 1
 
     def build(raw: bytes) -> bytes:
         number = int.from_bytes(raw, "big")
-        negative = not number & sign
-        number ^= ones ^ sign if negative else sign
-        fraction, number = _combine(number, after)
-        whole, _ = _combine(number, before)
-        minus = b"-" if negative else b""
-        return b"%b%d.%0*d" % (minus, whole, scale, fraction) if scale else b"%b%d" % (minus, whole)
+        if number & sign:
+            return b"%d" % _combine(number ^ sign, groups)
+        return b"-%d" % _combine(number ^ ones ^ sign, groups)
 
     return Cache(build)
+
+
+@cache
+def points(scale: int) -> Cache[bytes, bytes]:
+    """Stored bytes of a DECIMAL's digits after the point to ``.50``.
+
+    A negative number has all its bits flipped; these groups never use their first bit, so it tells.
+    """
+    groups = _digit_groups(scale, scale)[1]
+    bits = 8 * decimal_size(scale, scale)
+    sign, ones = 1 << bits - 1, (1 << bits) - 1
+
+    def build(raw: bytes) -> bytes:
+        number = int.from_bytes(raw, "big")
+        return b".%0*d" % (scale, _combine(number ^ ones if number & sign else number, groups))
+
+    return Cache(build)
+
+
+@cache
+def pure_fractions(scale: int) -> Cache[bytes, bytes]:
+    """Stored bytes of a DECIMAL with no digit before its point to text."""
+    points_of = points(scale)
+    sign = 128
+
+    def build(raw: bytes) -> bytes:
+        negative = not raw[0] & sign
+        text = points_of[bytes([raw[0] ^ sign]) + raw[1:]]
+        return (b"-0" if negative else b"0") + text
+
+    return Cache(build)
+
+
+def read_decimal(precision: int, scale: int, raw: bytes) -> bytes:
+    """A DECIMAL's stored bytes to text with all its scale, as the server prints it."""
+    if precision == scale:
+        return pure_fractions(scale)[raw]
+    size = whole_size(precision, scale)
+    whole = wholes(precision - scale)[raw[:size]]
+    return whole + points(scale)[raw[size:]] if scale else whole
 
 
 # --- temporals ---------------------------------------------------------------------------------------------------------
@@ -97,20 +141,16 @@ def fraction_size(digits: int) -> int:
 
 
 def _fraction(number: int, digits: int) -> bytes:
-    """``.123``: the stored number has an even count of digits."""
-    return (
-        b".%0*d" % (_FRACTION_BYTES[digits] * 2, number) if digits % 2 == 0 else _odd_fraction(number, digits)
-    )
-
-
-def _odd_fraction(number: int, digits: int) -> bytes:
-    return b".%0*d" % (digits, number // 10)
+    """``.123``; what is stored has an even count of digits."""
+    return b".%0*d" % (digits, number // 10 if digits % 2 else number)
 
 
 @cache
-def fractions(digits: int) -> Cache[bytes, bytes]:
-    """Stored fraction of a temporal with 1 to 6 digits to ``.123``."""
-    return Cache(lambda raw: _fraction(int.from_bytes(raw, "big"), digits))
+def fractions(digits: int) -> Cache[int, bytes]:
+    """The stored fraction of a temporal with 1 to 4 digits, read as a little-endian number, to ``.123``."""
+    if digits < 3:
+        return Cache(lambda number: _fraction(number, digits))
+    return Cache(lambda swapped: _fraction((swapped & 255) << 8 | swapped >> 8, digits))
 
 
 def _date(raw: bytes) -> bytes:
@@ -128,8 +168,10 @@ def _clock(number: int) -> bytes:
 
 # The packed 40 bits of a DATETIME end with 17 bits of time: the third byte holds the hour's highest bit. So the first
 # three bytes choose date and half of the day, the other two (read as a little-endian number) the time in that half.
-_EARLY: Final = Cache[int, bytes](lambda swapped: _clock((swapped & 255) << 8 | swapped >> 8))
-_LATE: Final = Cache[int, bytes](lambda swapped: _clock(1 << 16 | (swapped & 255) << 8 | swapped >> 8))
+_EARLY: Final = Cache[int, bytes](lambda swapped: _clock((swapped & 255) << 8 | swapped >> 8), _SECONDS_A_DAY)
+_LATE: Final = Cache[int, bytes](
+    lambda swapped: _clock(1 << 16 | (swapped & 255) << 8 | swapped >> 8), _SECONDS_A_DAY
+)
 
 
 def _datetime_half(raw: bytes) -> tuple[bytes, Cache[int, bytes]]:
@@ -142,22 +184,11 @@ def _datetime_half(raw: bytes) -> tuple[bytes, Cache[int, bytes]]:
 
 DATETIME_HALVES: Final = Cache(_datetime_half)
 
-_DAYS: Final = Cache[int, bytes](lambda days: str(_EPOCH + timedelta(days=days)).encode())
-_SECONDS: Final = Cache[int, bytes](
-    lambda second: b" %02d:%02d:%02d" % (second // 3600, second // 60 % 60, second % 60)
+DAYS: Final = Cache[int, bytes](lambda days: str(_EPOCH + timedelta(days=days)).encode())
+SECONDS: Final = Cache[int, bytes](
+    lambda second: b" %02d:%02d:%02d" % (second // 3600, second // 60 % 60, second % 60), _SECONDS_A_DAY
 )
-_NO_TIMESTAMP: Final = b"0000-00-00 00:00:00"
-
-
-def _timestamp(seconds: int) -> bytes:
-    if seconds == 0:
-        return _NO_TIMESTAMP
-    days, second = divmod(seconds, 86400)
-    return _DAYS[days] + _SECONDS[second]
-
-
-TIMESTAMPS: Final = Cache[bytes, bytes](lambda raw: _timestamp(int.from_bytes(raw, "big")))
-OLD_TIMESTAMPS: Final = Cache[bytes, bytes](lambda raw: _timestamp(int.from_bytes(raw, "little")))
+NO_TIMESTAMP: Final = b"0000-00-00 00:00:00"
 
 
 @cache
