@@ -84,6 +84,7 @@ _MODIFIERS: Final = frozenset(
 class _Token(NamedTuple):
     kind: str  # quoted | string | word | other
     text: str
+    start: int  # its offset in the statement
 
     @property
     def word(self) -> str:
@@ -130,7 +131,9 @@ def _unquote(name: str) -> str:
 
 
 def _tokenize(text: str) -> list[_Token]:
-    return [_Token(m.lastgroup or "", m[0]) for m in _TOKEN.finditer(text) if m.lastgroup != "space"]
+    return [
+        _Token(m.lastgroup or "", m[0], m.start()) for m in _TOKEN.finditer(text) if m.lastgroup != "space"
+    ]
 
 
 class _Judge:
@@ -140,19 +143,21 @@ class _Judge:
         self._text = text
         self._tokens = _tokenize(text)
         self._at = 0
+        self._start = 0  # the token of the verb
         self._schema = schema
         self._fold = fold
         self._selected = selected
 
     def judge(self) -> Verdict:
-        verb = self._word()
-        self._at = 1
         try:
-            return self._judge_verb(verb)
+            return self._judge_verb()
         except _Unreadable:
-            return self._judge_text(verb)
+            self._at = self._start
+            return self._judge_text(self._word())
 
-    def _judge_verb(self, verb: str) -> Verdict:
+    def _judge_verb(self) -> Verdict:
+        verb, self._start = self._word(), self._at
+        self._at += 1
         if verb == "XA":
             return Verdict(Meaning.XA, "XA", name=self._word())
         if verb in _DML:
@@ -174,8 +179,7 @@ class _Judge:
         """MariaDB's ``SET STATEMENT variable = value FOR statement``."""
         while self._at < len(self._tokens):
             if self._skip("FOR"):
-                verb, self._at = self._word(), self._at + 1
-                return self._judge_verb(verb)
+                return self._judge_verb()
             self._at += 1
         raise _Unreadable
 
@@ -302,7 +306,9 @@ class _Judge:
             raise _Unreadable
         if verb not in ("INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"):
             raise _Unreadable  # a routine may write to anything
-        text = _EXECUTABLE.sub(" ", self._text).replace("*/", " ") if "/*" in self._text else self._text
+        text = self._text[self._tokens[self._start].start :]
+        if "/*" in text:
+            text = _EXECUTABLE.sub(" ", text).replace("*/", " ")
         if verb == "REPLACE":
             text = re.sub(
                 r"^(\s*)REPLACE(\s+DELAYED|\s+LOW_PRIORITY)?", r"\1INSERT", text, flags=re.IGNORECASE

@@ -1,0 +1,65 @@
+"""The private names of PyMySQL and mysql-replication that the transport touches are where it expects them."""
+
+from __future__ import annotations
+
+import inspect
+
+import pymysql
+from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication.gtid import GtidSet
+
+from replicator.readers import transport
+
+
+def test_private_names_are_there() -> None:
+    for owner, name in transport.PRIVATE_NAMES:
+        assert hasattr(owner, name), f"{owner.__name__}.{name} has moved"
+
+
+def test_connection_keeps_its_socket_where_we_look() -> None:
+    connection = pymysql.connections.Connection(defer_connect=True)
+    assert connection._sock is None
+    assert "_sock" in inspect.getsource(pymysql.connections.Connection._force_close)
+
+
+def test_library_opens_its_session_through_our_function() -> None:
+    """The seam: the session that we hand out is the one on which the dump is started."""
+    source = inspect.getsource(BinLogStreamReader._BinLogStreamReader__connect_to_stream)
+    assert "self._stream_connection = self.pymysql_wrapper(" in source
+    assert "_ctl_connection" not in source.replace("self.__connect_to_ctl", "")
+
+
+def test_library_takes_an_empty_gtid_set_from_us() -> None:
+    members = transport._Members()
+    assert members
+    assert GtidSet(members).encoded_length == 8
+
+
+def test_library_encodes_our_members() -> None:
+    sid = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
+    encoded = GtidSet(transport._Members([f"{sid}:1-3:7"])).encoded()
+    assert len(encoded) == 8 + 16 + 8 + 2 * 16
+
+
+def test_error_texts_become_errors_with_a_remedy() -> None:
+    def explain(code: int, text: str) -> tuple[str, str]:
+        error = transport.explain(pymysql.err.OperationalError(code, text), "db:3306")
+        return error.code, error.hint
+
+    assert explain(2003, "Can't connect")[0] == "source_unavailable"
+    assert explain(1045, "Access denied")[0] == "source"
+    assert "GRANT" in explain(1227, "you need (at least one of) the REPLICATION SLAVE privilege(s)")[1]
+    purged = "Cannot replicate because the source purged required binary logs."
+    assert explain(1236, purged)[0] == "position_lost"
+    twin = "A replica with the same server_uuid/server_id as this replica has connected to the source"
+    assert explain(1236, twin)[0] == "source"
+    assert "another process" in explain(1236, twin)[1]
+
+
+def test_server_id_is_the_pipelines_own() -> None:
+    a, b = transport.Replica.of("0011aabb"), transport.Replica.of("0011aabc")
+    assert a == transport.Replica.of("0011aabb")
+    assert a.server_id != b.server_id
+    assert a.uuid != b.uuid
+    assert 0 < a.server_id < 1 << 32
+    assert transport.Replica.passing() != transport.Replica.passing()
