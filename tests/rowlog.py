@@ -32,14 +32,14 @@ class Log:
     def __init__(self, server: Server) -> None:
         self.server = server
         server.execute("FLUSH BINARY LOGS")
-        self._first = self._files()[-1]
+        self._first = self.files()[-1]
 
-    def _files(self) -> list[str]:
+    def files(self) -> list[str]:
         return [str(row[0]) for row in self.server.execute("SHOW BINARY LOGS")]
 
     def events(self, *, unpacked: bool = True) -> Iterator[LogEvent]:
         """Every event written since; ``unpacked``: the events inside compressed transactions in place of the payload."""
-        for name in self._files():
+        for name in self.files():
             if name >= self._first:
                 for event in scan((self.server.datadir / name).read_bytes()):
                     inner = unpacked and event.type == binlog.TRANSACTION_PAYLOAD

@@ -1,0 +1,217 @@
+"""Events of real logs of both products, parsed: what the server did is what they say."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from replicator.readers import binlog
+from replicator.servers import Server
+from tests.accounts import pick_name
+from tests.rowlog import Log, LogEvent, scan
+
+
+@pytest.fixture
+def table(source_server: Server) -> Iterator[str]:
+    name = pick_name()
+    source_server.execute(f"CREATE DATABASE {name}; CREATE TABLE {name}.t (id INT PRIMARY KEY)")
+    yield f"{name}.t"
+    source_server.execute(f"DROP DATABASE {name}")
+
+
+def of(log: Log, *types: int) -> list[LogEvent]:
+    return [event for event in log.events() if event.type in types]
+
+
+def test_every_event_is_known_and_ends_where_the_next_begins(source_server: Server, table: str) -> None:
+    log = Log(source_server)
+    source_server.execute(f"INSERT INTO {table} VALUES (1); DELETE FROM {table}; FLUSH BINARY LOGS")
+    events = list(log.events())
+    assert {event.type for event in events} <= set(binlog.EVENT_NAMES)
+    for event, following in zip(events, events[1:], strict=False):
+        if following.type != binlog.FORMAT_DESCRIPTION:
+            assert following.start - binlog.HEADER_SIZE == event.log_pos
+
+
+def test_format_description_binds_a_file_to_its_creation(source_server: Server) -> None:
+    log = Log(source_server)
+    (event,) = of(log, binlog.FORMAT_DESCRIPTION)
+    description = binlog.parse_format_description(*event.place)
+    (now,) = source_server.execute("SELECT UNIX_TIMESTAMP(), VERSION()")
+    assert description.server_version.startswith(str(now[1])[:8])
+    assert description.is_mariadb == (source_server.kind == "mariadb")
+    assert description.checksum == binlog.CHECKSUM_CRC32
+    assert description.created == 0  # a rotation; only the file of a server's start carries its time
+    first = next(scan((source_server.datadir / log.files()[0]).read_bytes()))
+    started = binlog.parse_format_description(*first.place).created
+    assert 0 <= int(now[0]) - started < 7200
+
+
+def test_rotation_names_the_next_file(source_server: Server) -> None:
+    log = Log(source_server)
+    source_server.execute("FLUSH BINARY LOGS")
+    (event,) = of(log, binlog.ROTATE)
+    assert binlog.parse_rotate(*event.place) == binlog.Rotate(log.files()[-1], 4)
+
+
+def test_statements_carry_their_schema_mode_and_zone(source_server: Server, table: str) -> None:
+    schema = table.split(".")[0]
+    log = Log(source_server)
+    statement = "CREATE TABLE é (t TIMESTAMP DEFAULT '2024-01-01 00:00:00')"
+    with (
+        source_server.connect(charset="latin1", database=schema) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SET sql_mode='ANSI_QUOTES', time_zone='+05:30', timestamp=1700000000.25")
+        cursor.execute(statement)
+    query = [binlog.parse_query(*e.place) for e in of(log, binlog.QUERY)][-1]
+    assert query.schema == schema.encode()
+    assert query.statement == statement.encode("latin1")
+    assert query.sql_mode == 4
+    assert query.charset == 8
+    assert query.time_zone == "+05:30"
+    assert query.error_code == 0
+    assert query.microseconds == 250000
+
+
+def test_statements_on_many_schemas(mysql_source: Server) -> None:
+    names = [pick_name() for _ in range(3)]
+    mysql_source.execute("".join(f"CREATE DATABASE {n}; CREATE TABLE {n}.t (a INT);" for n in names))
+    log = Log(mysql_source)
+    mysql_source.execute("SET time_zone='+01:00'; DROP TABLE " + ", ".join(f"{n}.t" for n in names))
+    (query,) = [binlog.parse_query(*e.place) for e in of(log, binlog.QUERY)]
+    assert query.statement.startswith(b"DROP TABLE")
+    mysql_source.execute("".join(f"DROP DATABASE {n};" for n in names))
+
+
+def test_mysql_gtids_hold_number_and_commit_time(mysql_source: Server) -> None:
+    name = pick_name()
+    mysql_source.execute(f"CREATE DATABASE {name}; CREATE TABLE {name}.t (id INT PRIMARY KEY)")
+    executed = str(mysql_source.execute("SELECT @@gtid_executed")[0][0])
+    log = Log(mysql_source)
+    before = int(mysql_source.execute("SELECT ROUND(UNIX_TIMESTAMP(NOW(6)) * 1000000)")[0][0])
+    mysql_source.execute(f"INSERT INTO {name}.t VALUES (1)")
+    after = int(mysql_source.execute("SELECT ROUND(UNIX_TIMESTAMP(NOW(6)) * 1000000)")[0][0])
+    (event,) = of(log, binlog.GTID)
+    gtid = binlog.parse_gtid(*event.place)
+    assert str(uuid.UUID(bytes=gtid.sid)) == mysql_source.uuid
+    assert before <= gtid.commit_time <= after
+    assert gtid.transaction_length == list(log.events())[-1].log_pos - (event.start - binlog.HEADER_SIZE)
+    (event,) = of(log, binlog.PREVIOUS_GTIDS)
+    intervals = binlog.parse_previous_gtids(*event.place)
+    assert intervals == (binlog.GtidInterval(gtid.sid, "", 1, gtid.gno - 1),)
+    assert executed == f"{mysql_source.uuid}:1-{gtid.gno - 1}"
+    mysql_source.execute(f"DROP DATABASE {name}")
+
+
+def test_original_commit_times_are_not_taken_for_ours(mysql_source: Server) -> None:
+    name, other = pick_name(), "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"
+    log = Log(mysql_source)
+    mysql_source.execute(
+        f"SET original_commit_timestamp=1500000000000000, gtid_next='{other}:77'; CREATE DATABASE {name};"
+        f"SET gtid_next='AUTOMATIC', original_commit_timestamp=DEFAULT; DROP DATABASE {name}"
+    )
+    gtid = binlog.parse_gtid(*of(log, binlog.GTID)[0].place)
+    assert (str(uuid.UUID(bytes=gtid.sid)), gtid.gno) == (other, 77)
+    assert gtid.commit_time > 1600000000000000
+    assert 100 < gtid.transaction_length < 1000
+
+
+def test_gtids_with_tags(mysql_source: Server) -> None:
+    name, other = pick_name(), str(uuid.uuid4())
+    mysql_source.execute(f"CREATE DATABASE {name}")
+    log = Log(mysql_source)
+    mysql_source.execute(
+        f"SET gtid_next='{other}:some_tag:9223372036854775805', original_commit_timestamp=1500000000000000;"
+        f"CREATE TABLE {name}.t (a INT); SET gtid_next='AUTOMATIC', original_commit_timestamp=DEFAULT"
+    )
+    (event,) = of(log, binlog.GTID_TAGGED)
+    gtid = binlog.parse_gtid_tagged(*event.place)
+    assert (gtid.sid, gtid.tag, gtid.gno) == (uuid.UUID(other).bytes, "some_tag", 9223372036854775805)
+    assert gtid.commit_time > 1600000000000000
+    assert gtid.transaction_length == list(log.events())[-1].log_pos - (event.start - binlog.HEADER_SIZE)
+    mysql_source.execute("FLUSH BINARY LOGS")
+    event = of(log, binlog.PREVIOUS_GTIDS)[-1]
+    intervals = binlog.parse_previous_gtids(*event.place)
+    assert binlog.GtidInterval(gtid.sid, "some_tag", gtid.gno, gtid.gno) in intervals
+    assert any(str(uuid.UUID(bytes=i.sid)) == mysql_source.uuid and i.tag == "" for i in intervals)
+    mysql_source.execute(f"DROP DATABASE {name}")
+
+
+XA = "XA START 'abc','de',7; INSERT INTO {} VALUES (1); XA END 'abc','de',7; XA PREPARE 'abc','de',7"
+
+
+def test_xa_names_its_transaction_in_prepare(source_server: Server, table: str) -> None:
+    log = Log(source_server)
+    source_server.execute(XA.format(table))
+    source_server.execute("XA COMMIT 'abc','de',7")
+    (event,) = of(log, binlog.XA_PREPARE)
+    prepare = binlog.parse_xa_prepare(*event.place)
+    assert prepare == binlog.XaPrepare(binlog.Xid(7, b"abc", b"de"), one_phase=False)
+    if source_server.kind == "mariadb":
+        prepared, completed = [binlog.parse_mariadb_gtid(*e.place) for e in of(log, binlog.MARIADB_GTID)]
+        assert prepared.xid == completed.xid == prepare.xid
+        assert (prepared.is_xa_prepare, prepared.is_xa_completed) == (True, False)
+        assert (completed.is_xa_prepare, completed.is_xa_completed) == (False, True)
+        assert completed.sequence == prepared.sequence + 1
+
+
+def test_xa_in_one_phase_is_a_commit(mysql_source: Server) -> None:
+    name = pick_name()
+    mysql_source.execute(f"CREATE DATABASE {name}; CREATE TABLE {name}.t (id INT PRIMARY KEY)")
+    log = Log(mysql_source)
+    mysql_source.execute(
+        f"XA START 'x'; INSERT INTO {name}.t VALUES (1); XA END 'x'; XA COMMIT 'x' ONE PHASE"
+    )
+    (event,) = of(log, binlog.XA_PREPARE)
+    assert binlog.parse_xa_prepare(*event.place) == binlog.XaPrepare(binlog.Xid(1, b"x", b""), one_phase=True)
+    mysql_source.execute(f"DROP DATABASE {name}")
+
+
+def test_mariadb_gtids_say_what_follows(mariadb_source: Server) -> None:
+    name = pick_name()
+    log = Log(mariadb_source)
+    mariadb_source.execute(
+        f"SET gtid_domain_id=5; CREATE DATABASE {name}; CREATE TABLE {name}.t (id INT PRIMARY KEY) ENGINE=InnoDB;"
+        f"INSERT INTO {name}.t VALUES (1); SET binlog_alter_two_phase=ON; ALTER TABLE {name}.t ADD a INT;"
+        f"DROP DATABASE {name}"
+    )
+    gtids = [binlog.parse_mariadb_gtid(*e.place) for e in of(log, binlog.MARIADB_GTID)]
+    assert {gtid.domain for gtid in gtids} == {5}
+    numbers = [gtid.sequence for gtid in gtids]
+    assert numbers == list(range(numbers[0], numbers[0] + 6))
+    _, create, insert, start, commit, _ = gtids
+    assert (create.is_standalone, create.is_ddl) == (True, True)
+    assert (insert.is_standalone, insert.is_transactional, insert.is_ddl) == (False, True, False)
+    assert start.is_start_alter
+    assert (commit.is_commit_alter, commit.start_alter_sequence) == (True, start.sequence)
+    mariadb_source.execute("FLUSH BINARY LOGS")
+    server_id = int(mariadb_source.uuid)
+    listed = binlog.parse_mariadb_gtid_list(*of(log, binlog.MARIADB_GTID_LIST)[-1].place)
+    assert binlog.MariadbGtidPosition(5, server_id, numbers[-1]) in listed
+
+
+def test_the_statement_behind_rows(source_server: Server, table: str) -> None:
+    log = Log(source_server)
+    variable = (
+        "binlog_annotate_row_events" if source_server.kind == "mariadb" else "binlog_rows_query_log_events"
+    )
+    statement = f"INSERT INTO {table} VALUES (1) /* {'x' * 300} */"
+    source_server.execute([f"SET SESSION {variable} = ON; {statement}"])
+    if source_server.kind == "mariadb":
+        (event,) = of(log, binlog.MARIADB_ANNOTATE_ROWS)
+        text = binlog.parse_annotate_rows(*event.place)
+    else:
+        (event,) = of(log, binlog.ROWS_QUERY)
+        text = binlog.parse_rows_query(*event.place)
+    assert text.decode() == statement
+
+
+def test_the_terminator_of_rows(source_server: Server, table: str) -> None:
+    log = Log(source_server)
+    source_server.execute(f"BEGIN; INSERT INTO {table} VALUES (1); INSERT INTO {table} VALUES (2); COMMIT")
+    events = list(log.events())
+    assert events[-1].type == binlog.XID
+    assert binlog.parse_xid(*events[-1].place) > 0
