@@ -29,6 +29,7 @@ from replicator.errors import (
     TargetUnavailable,
 )
 from replicator.model import Batch, Changes, Checkpoint, Op, TableName
+from replicator.refusals import LOCK_WAIT_TIMEOUT
 from replicator.session import Result, Session, build_delays, connect_patiently
 from replicator.sql import Packet, Statement
 from replicator.tablestate import (
@@ -45,7 +46,7 @@ T = TypeVar("T")
 STATUS_SECONDS = 1.0
 KEEPALIVE_SECONDS = 10.0
 _PATIENT_RETRIES = 3
-"""Deadlocks and lock time-outs in a row that are ordinary; from then on ``waiting_for`` tells of them."""
+"""Deadlocks in a row that are ordinary; from then on, and at once for a lock time-out, ``waiting_for`` tells of them."""
 
 
 class Answer(NamedTuple):
@@ -173,7 +174,7 @@ class Committer:
         return was_committed
 
     def _wait(self, error: TargetRetry, delay: float, attempt: int) -> None:
-        if attempt >= _PATIENT_RETRIES:
+        if attempt >= _PATIENT_RETRIES or error.errno == LOCK_WAIT_TIMEOUT:
             self._report(f"target: {error.message}")
         if self._stop.wait(delay):
             raise error

@@ -95,8 +95,14 @@ class Line:
         server.sendall(self.held)
         self.held.clear()
 
-    def close(self) -> None:
+    def refuse(self) -> None:
+        """Let nobody in any more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def close(self) -> None:
+        self.refuse()
         for client, server in [*self._pairs, *self._cut]:
             client.close()
             server.close()
