@@ -10,7 +10,7 @@ CHECK constraints and partitions are not made: rows come from a source that has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from replicator.model import (
@@ -46,13 +46,17 @@ def build_create_table(schema: TableSchema, name: str | None = None) -> str:
     return f"CREATE TABLE {quote_name(name or schema.target)} (\n{body}\n) {_build_options(schema)}"
 
 
-def build_indexes(schema: TableSchema) -> list[str]:
+def build_indexes(schema: TableSchema, present: Collection[str] = ()) -> list[str]:
     """The ALTER TABLEs that add every index ``build_create_table`` left out: one, and one more a further FULLTEXT.
 
-    InnoDB builds one FULLTEXT index a statement (1795).
+    InnoDB builds one FULLTEXT index a statement (1795). ``present``: names, in lower case, of indexes that are there.
     """
     first = {index.name for index in _first_indexes(schema)} | _promoted_names(schema)
-    rest = [index for index in schema.indexes if index.kind != "primary" and index.name not in first]
+    rest = [
+        index
+        for index in schema.indexes
+        if index.kind != "primary" and index.name not in first and index.name.lower() not in present
+    ]
     later = [index for index in rest if index.kind == "fulltext"][1:]
     groups = [[index for index in rest if index not in later], *([index] for index in later)]
     return [_build_alter(schema, map(_build_index, group)) for group in groups if group]

@@ -188,8 +188,7 @@ def add_indexes(session: Session, barrier: Barrier, table: TableSchema, found: F
     rows = session.query(_INDEX_NAMES, name)
     session.rollback()
     made = {str(name).lower() for (name,) in rows}
-    lacking = [index for index in table.indexes if index.kind == "primary" or index.name.lower() not in made]
-    for statement in ddl.build_indexes(replace(table, indexes=tuple(lacking))):
+    for statement in ddl.build_indexes(table, present=made):
         barrier.run(table.target, statement)
 
 

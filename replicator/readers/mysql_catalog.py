@@ -37,6 +37,7 @@ SYSTEM_SCHEMAS: Final = ("mysql", "information_schema", "performance_schema", "s
 
 _LABELLED: Final = (Kind.ENUM, Kind.SET)
 _ASCII: Final = Choice("ascii", "ascii_general_ci")
+_UNKNOWN_VARIABLE: Final = 1193
 _YEAR_2: Final = re.compile(r"year\(2\)")
 
 
@@ -73,19 +74,22 @@ def describe(connection: Any, targets: Mapping[TableName, str]) -> list[TableSch
     """
     mariadb = is_mariadb(connection)
     if not mariadb:
-        _show_generated_keys(connection)
+        # The log holds a generated invisible key whether the catalog shows it or not (SEMANTICS §1.9).
+        _set_session(connection, "show_gipk_in_create_table_and_information_schema", "ON")
+        # Estimates of rows may else be a day old.
+        _set_session(connection, "information_schema_stats_expiry", "0")
     catalog = _read_catalog(connection, targets)
     schemas = (_build_schema(catalog, name, target, mariadb) for name, target in targets.items())
     return [recover_labels(connection, schema) for schema in schemas]
 
 
-def _show_generated_keys(connection: Any) -> None:
-    """The log holds a generated invisible key whether the catalog shows it or not: make it show (SEMANTICS §1.9)."""
+def _set_session(connection: Any, variable: str, value: str) -> None:
+    """Set what this session sees of the catalog; older servers lack some of these variables."""
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SET SESSION show_gipk_in_create_table_and_information_schema = ON")
+            cursor.execute(f"SET SESSION {variable} = {value}")
     except pymysql.err.OperationalError as error:
-        if error.args[0] != 1193:  # servers below 8.0.30 have no such keys
+        if error.args[0] != _UNKNOWN_VARIABLE:
             raise
 
 

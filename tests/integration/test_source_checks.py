@@ -67,6 +67,16 @@ def test_a_table_that_may_not_be_read_is_named(table: Account) -> None:
     assert run_check(table, schemas)["source.grant.select"].status == "pass"
 
 
+def test_a_right_to_some_columns_is_not_enough(table: Account) -> None:
+    """The catalog shows only the columns that an account may use: what it hides would be missing in silence."""
+    table.server.execute(
+        f"REVOKE SELECT ON {table.database}.* FROM {table.user};"
+        f" GRANT SELECT (id) ON {table.database}.t TO {table.user}"
+    )
+    found = run_check(table)["source.grant.select"]
+    assert (found.status, found.subject) == ("fail", f"{table.database}.t")
+
+
 def test_a_right_by_an_active_role_counts(table: Account) -> None:
     role = f"{table.user}_role"
     default = f"SET DEFAULT ROLE {role} {'FOR' if table.server.kind == 'mariadb' else 'TO'} {table.user}"
@@ -137,3 +147,13 @@ def test_a_source_without_a_log_fails(logless_source: Server) -> None:
     found = run_check(root, [])["source.log_bin"]
     assert found.status == "fail"
     assert "log_bin = binlog" in found.fix
+
+
+def test_a_replica_that_does_not_log_what_it_replicates_fails() -> None:
+    with start_mariadb(log_slave_updates=False) as server:
+        root = Account(server, "root", server.password, "mysql")
+        assert run_check(root, [])["source.replica"].status == "pass"
+        server.execute("SET GLOBAL gtid_slave_pos = '5-9-1'")
+        found = run_check(root, [])["source.replica"]
+    assert found.status == "fail"
+    assert "log_slave_updates = ON" in found.fix

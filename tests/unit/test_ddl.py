@@ -135,6 +135,13 @@ def test_auto_increment_needs_an_index_it_leads() -> None:
     assert "AUTO_INCREMENT" in ddl.build_create_table(CUSTOMERS)
 
 
+def test_indexes_that_are_there_are_not_made_again() -> None:
+    twice = replace(NO_PRIMARY, indexes=(*NO_PRIMARY.indexes, index("counter_2", "index", "n", "code")))
+    (statement,) = ddl.build_indexes(twice, present={"primary", "counter"})
+    assert statement == "ALTER TABLE `codes`\n  ADD KEY `counter_2` (`n`, `code`)"
+    assert ddl.build_indexes(twice, present={"primary", "counter", "counter_2"}) == []
+
+
 def test_many_generated_columns_in_a_row() -> None:
     chain = [GeneratedColumn("g0", "int", "`id`", stored=False, after="name")]
     chain += [
