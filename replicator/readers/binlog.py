@@ -367,7 +367,7 @@ def _parse_query(buffer: bytes, start: int, end: int, *, compressed: bool) -> Qu
         sql_mode=variables.get(1),
         charset=variables.get(4),
         time_zone=_time_zone(buffer, variables.get(5)),
-        microseconds=variables.get(13, 0),
+        microseconds=variables.get(13, variables.get(128, 0)),
     )
 
 

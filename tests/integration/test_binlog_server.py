@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator
 
@@ -30,7 +31,7 @@ def test_every_event_is_known_and_ends_where_the_next_begins(source_server: Serv
     source_server.execute(f"INSERT INTO {table} VALUES (1); DELETE FROM {table}; FLUSH BINARY LOGS")
     events = list(log.events())
     assert {event.type for event in events} <= set(binlog.EVENT_NAMES)
-    for event, following in zip(events, events[1:], strict=False):
+    for event, following in itertools.pairwise(events):
         if following.type != binlog.FORMAT_DESCRIPTION:
             assert following.start - binlog.HEADER_SIZE == event.log_pos
 
@@ -57,16 +58,19 @@ def test_rotation_names_the_next_file(source_server: Server) -> None:
 
 
 def test_statements_carry_their_schema_mode_and_zone(source_server: Server, table: str) -> None:
-    schema = table.split(".")[0]
+    schema = table.partition(".")[0]
     log = Log(source_server)
-    statement = "CREATE TABLE é (t TIMESTAMP DEFAULT '2024-01-01 00:00:00')"
+    statement = "INSERT INTO é VALUES (NOW(6))"
     with (
         source_server.connect(charset="latin1", database=schema) as connection,
         connection.cursor() as cursor,
     ):
+        cursor.execute("CREATE TABLE é (t TIMESTAMP(6))")
         cursor.execute("SET sql_mode='ANSI_QUOTES', time_zone='+05:30', timestamp=1700000000.25")
+        cursor.execute("SET SESSION binlog_format=STATEMENT")
         cursor.execute(statement)
-    query = [binlog.parse_query(*e.place) for e in of(log, binlog.QUERY)][-1]
+    queries = [binlog.parse_query(*e.place) for e in of(log, binlog.QUERY)]
+    (query,) = [query for query in queries if b"INSERT" in query.statement]
     assert query.schema == schema.encode()
     assert query.statement == statement.encode("latin1")
     assert query.sql_mode == 4
