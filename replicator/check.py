@@ -73,7 +73,7 @@ def _check_file(path: Path) -> list[Outcome]:
         where = f"{problem.file}:{problem.line}:{problem.column}"
         findings.warned("config.warning", where, problem.message, problem.suggestion)
     check_pipeline(findings, config)
-    return findings.outcomes
+    return [item._replace(fix=item.fix.replace(" FILE", f" {path}")) for item in findings.outcomes]
 
 
 def check_pipeline(findings: Findings, config: PipelineConfig) -> None:
@@ -177,7 +177,7 @@ def print_report(report: Report, *, as_json: bool) -> None:
 def _render(item: Outcome, several: bool) -> Text:
     text = Text.assemble(
         (f"{item.status}  ", _STYLES[item.status]),
-        (f"{item.id:<22}", "bold" if item.status == "fail" else ""),
+        (f"{item.id:<32}", "bold" if item.status == "fail" else ""),
         f" {item.pipeline}: " if several else " ",
         (item.subject, "dim"),
         f"  {_indent(item.message)}",

@@ -89,7 +89,9 @@ _SETTINGS: Final = (
     Registration("source.log_bin", "The binary log is on.", "Fails: there is nothing to read."),
     Registration("source.server_id", "server_id is not 0.", "Fails: the server refuses to send its log."),
     Registration(
-        "source.binlog_format", "ROW.", "Fails: statements cannot be mirrored exactly. Sessions may still override it."
+        "source.binlog_format",
+        "ROW.",
+        "Fails: statements cannot be mirrored exactly. Sessions may still override it.",
     ),
     Registration("source.binlog_row_image", "FULL.", "Fails: other images leave columns out."),
     Registration(
@@ -106,7 +108,9 @@ _SETTINGS: Final = (
         "Warns: positions are files and offsets, which no other server knows, and each snapshot locks for a moment.",
     ),
     Registration(
-        "source.retention", "How long the log is kept.", "Warns below a day: a longer outage means a new load."
+        "source.retention",
+        "How long the log is kept.",
+        "Warns below a day: a longer outage means a new load.",
     ),
     Registration(
         "source.replica",
@@ -119,7 +123,9 @@ _SETTINGS: Final = (
         "Fails when they leave a selected database out; warns when they are set at all.",
     ),
     Registration(
-        "source.generated_keys", "Whether the server hides generated primary keys.", "Never fails: they are mirrored."
+        "source.generated_keys",
+        "Whether the server hides generated primary keys.",
+        "Never fails: they are mirrored.",
     ),
     Registration(
         "source.grant.replication_slave", "REPLICATION SLAVE, to read the log.", "Fails, with the GRANT."

@@ -13,31 +13,48 @@ from rich.console import Console
 from rich.table import Table
 
 from replicator import ddl, target
-from replicator.config import ExistingRows, PipelineConfig
+from replicator.config import PipelineConfig
 from replicator.console import format_count
 from replicator.errors import SchemaMismatch
 from replicator.foreignkeys import build_groups, find_check_reasons
+from replicator.load import count_chunk_rows
 from replicator.model import TableName, TableSchema
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
 from replicator.selection import SelectedTable, select
 from replicator.session import SQL_MODE, Session
 from replicator.status import read_known_tables
-from replicator.tablestate import State, TableState
+from replicator.tablestate import TableState
+from replicator.verdict import Verdict, judge
 
 
 @dataclass(frozen=True, slots=True)
 class TablePreview:
-    """One table: ``action`` is create, use (it is there and fits) or refuse; ``load`` says how its rows come over.
+    """One table: what a run would do with it, and how its rows would come over."""
 
-    ``remarks`` are losses and differences that a run accepts, ``refusals`` those it does not.
-    """
-
-    schema: TableSchema
-    action: str
+    verdict: Verdict
     load: str
-    remarks: tuple[str, ...] = ()
-    refusals: tuple[str, ...] = ()
+
+    @property
+    def schema(self) -> TableSchema:
+        return self.verdict.schema
+
+    @property
+    def action(self) -> str:
+        return self.verdict.action
+
+    @property
+    def remarks(self) -> list[str]:
+        """Losses and differences that a run accepts."""
+        return [_format(column, text) for column, text in self.verdict.remarks]
+
+    @property
+    def refusals(self) -> list[str]:
+        return [_format(fault.column, fault.message) for fault in self.verdict.faults]
+
+
+def _format(column: str, text: str) -> str:
+    return f"{column}: {text}" if column else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,61 +138,22 @@ class _Builder:
     def _build_table(
         self,
         schema: TableSchema,
-        table: SelectedTable,
+        selected: SelectedTable,
         existing: target.TargetTable | None,
         state: TableState | None,
     ) -> TablePreview:
-        if not schema.key:
-            refusal = (
-                "no primary key and no unique key without NULLs, so its changes cannot be matched to rows"
-            )
-            return TablePreview(schema, "refuse", "-", schema.notes, (refusal,))
-        if existing is None:
-            return self._build_missing(schema, table)
-        differences = target.compare(schema, existing)
-        remarks = tuple(_format(d) for d in differences if not d.fatal)
-        fatal = tuple(_format(d) for d in differences if d.fatal)
-        if fatal:
-            return TablePreview(schema, "refuse", "-", remarks, fatal)
-        load, refusal = self._choose_load(table, state)
-        if refusal:
-            return TablePreview(schema, "refuse", "-", remarks, (refusal,))
-        return TablePreview(schema, "use", load, remarks)
+        verdict = judge(self._session, schema, selected, existing, state)
+        return TablePreview(verdict, self._describe_load(verdict, selected))
 
-    def _build_missing(self, schema: TableSchema, table: SelectedTable) -> TablePreview:
-        if not table.create:
-            return TablePreview(
-                schema, "refuse", "-", (), ("it is not there, and the file says create: false",)
-            )
-        try:
-            fitted = target.fit_expressions(self._session, schema)
-        except SchemaMismatch as error:
-            return TablePreview(schema, "refuse", "-", schema.notes, (error.message,))
-        return TablePreview(fitted, "create", self._describe_load(), fitted.notes)
-
-    def _choose_load(self, table: SelectedTable, state: TableState | None) -> tuple[str, str]:
-        """How an existing table is loaded, or why it is not."""
-        if state is not None and state.state in (State.STREAMING, State.CATCHING_UP):
-            return "already loaded", ""
-        if state is not None and state.state in (State.PAUSED, State.ERROR):
-            return f"none, it is {state.state}", ""
-        is_ours = state is not None and state.found.is_ours_alone
-        if is_ours or target.is_empty(self._session, table.target):
-            return self._describe_load(), ""
-        if table.existing_rows is ExistingRows.REFUSE:
-            rows = target.count_rows(self._session, table.target)
-            return (
-                "",
-                f"it has {rows:,} rows of others, and the file does not say existing_rows: merge or replace",
-            )
-        return f"merged by key ({table.existing_rows})", ""
-
-    def _describe_load(self) -> str:
-        return "LOAD DATA LOCAL" if self._session.capabilities.local_infile else "multi-row INSERT"
-
-
-def _format(difference: target.Difference) -> str:
-    return f"{difference.column}: {difference.message}" if difference.column else difference.message
+    def _describe_load(self, verdict: Verdict, selected: SelectedTable) -> str:
+        if verdict.action in ("keep", "refuse"):
+            return "-"
+        rows = count_chunk_rows(verdict.schema)
+        chunks = f"~{max(1, -(-verdict.schema.rows_estimate // rows)):,} chunks of {rows:,} rows"
+        if verdict.action == "merge":
+            return f"{chunks}, merged by key (existing_rows: {selected.existing_rows})"
+        way = "LOAD DATA LOCAL" if self._session.capabilities.local_infile else "multi-row INSERT"
+        return f"{chunks}, {way}"
 
 
 # --- DDL --------------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Probe:
     endpoint: Endpoint
     addresses: tuple[str, ...] = ()
     connect_seconds: float = 0.0
+    socket: socket.socket | None = None
     connection: Any = None
     tls: str | None = None
     rtt: float = 0.0
@@ -54,9 +55,11 @@ class Probe:
     failure: Failure | None = None
 
     def close(self) -> None:
-        if self.connection is not None:
+        if self.connection is not None and self.connection.open:
             with contextlib.suppress(pymysql.MySQLError, OSError):
                 self.connection.close()
+        if self.socket is not None:
+            self.socket.close()
 
 
 def probe(endpoint: Endpoint, side: str) -> Probe:
@@ -89,7 +92,7 @@ def _reach(found: Probe, side: str) -> Failure | None:
     host, port = found.endpoint.host, found.endpoint.port
     begun = time.monotonic()
     try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        found.socket = socket.create_connection((host, port), CONNECT_SECONDS)
     except OSError as error:
         return explain_unreachable(error, found.endpoint, side)
     found.connect_seconds = time.monotonic() - begun
@@ -132,7 +135,9 @@ def _login(found: Probe, side: str) -> Failure | None:
             read_timeout=4 * CONNECT_SECONDS,
             write_timeout=4 * CONNECT_SECONDS,
             program_name="replicator",
+            defer_connect=True,
         )
+        found.connection.connect(found.socket)  # a second connect that says nothing would count as an attack
     except ConfigError as error:
         return Failure("tls", error.message, f"correct {side}.tls")
     except (pymysql.MySQLError, OSError) as error:

@@ -15,6 +15,7 @@ from replicator.probe import Probe
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
 from replicator.selection import Selection, select
+from replicator.verdict import build_keyless
 
 OLDEST = {SourceType.MYSQL: (8, 0), SourceType.MARIADB: (10, 5)}
 
@@ -104,7 +105,6 @@ def describe_selected(
     if tables.selection is not None:
         tables.schemas = _describe(findings, source.reader, tables.selection)
         _check_keys(findings, tables.schemas)
-        _warn_differences(findings, tables.schemas)
     for item in source.reader.check(tables.schemas):
         findings.add(*item)
     return tables
@@ -157,23 +157,9 @@ def _describe_singly(
 
 
 def _check_keys(findings: Findings, schemas: Sequence[TableSchema]) -> None:
-    for schema in schemas:
-        if schema.key:
-            continue
-        table = f"`{schema.source.schema}`.`{schema.source.table}`"
-        findings.failed(
-            "tables.key",
-            str(schema.source),
-            "no primary key and no unique key without NULLs: its changes cannot be matched to rows",
-            f"ALTER TABLE {table} ADD PRIMARY KEY (…);    -- at the source, or: "
-            f'tables: {{"{schema.source}": {{skip: true}}}}',
-        )
-    if schemas and all(schema.key for schema in schemas):
+    keyless = [schema for schema in schemas if not schema.key]
+    for schema in keyless:
+        fault = build_keyless(schema)
+        findings.failed(fault.check, str(schema.source), fault.message, fault.fix)
+    if schemas and not keyless:
         findings.passed("tables.key", f"{len(schemas)} tables", "each has a key")
-
-
-def _warn_differences(findings: Findings, schemas: Sequence[TableSchema]) -> None:
-    for schema in schemas:
-        for note in schema.notes:
-            fix = f"CREATE TABLE `{schema.target}` …;    -- at the target, if it shall be otherwise; `replicator plan --ddl`"
-            findings.warned("tables.differences", f"target table {schema.target}", note, fix)

@@ -10,14 +10,14 @@ from replicator.checklist import Findings
 from replicator.config import ExistingRows, PipelineConfig
 from replicator.errors import ReplicatorError, TargetError
 from replicator.grants import missing, privileges_on
-from replicator.model import TableSchema
 from replicator.probe import TARGET_GRANT, Probe
 from replicator.readers.base import Reader
 from replicator.selection import SelectedTable
 from replicator.session import Session
 from replicator.sourcecheck import Source, Tables, parse_version
 from replicator.status import read_known_tables
-from replicator.tablestate import State, Status, TableState
+from replicator.tablestate import Status
+from replicator.verdict import Verdict, judge
 
 OLDEST = (8, 0, 20)
 SMALL_PACKET = 16 << 20
@@ -44,14 +44,15 @@ def check_target(
     variables = _read_variables(found)
     if not _check_version(findings, variables, subject):
         return
-    _check_grants(findings, config, found, subject)
+    is_able = _check_grants(findings, config, found, subject)
     _check_writable(findings, variables, subject)
     _check_settings(findings, variables, subject)
     try:
         with Session.connect(config.target) as session:
             findings.passed("target.session", subject, "takes and keeps the settings of a run")
             _check_stored(findings, config, session, source.reader)
-            _check_tables(findings, config, session, tables)
+            if is_able:
+                _check_tables(findings, config, session, tables)
     except TargetError as error:
         findings.failed("target.session", subject, error.message, error.hint or "see the target's error log")
 
@@ -67,7 +68,7 @@ def _read_variables(found: Probe) -> dict[str, str]:
 
 
 def _check_version(findings: Findings, variables: dict[str, str], subject: str) -> bool:
-    version = f"{variables['version']} ({variables['version_comment']})"
+    version = f"{variables['version']}, {variables['version_comment'].strip('()')}"
     if "mariadb" in version.lower():
         findings.failed(
             "target.version",
@@ -84,19 +85,20 @@ def _check_version(findings: Findings, variables: dict[str, str], subject: str) 
     return True
 
 
-def _check_grants(findings: Findings, config: PipelineConfig, found: Probe, subject: str) -> None:
+def _check_grants(findings: Findings, config: PipelineConfig, found: Probe, subject: str) -> bool:
     database = config.target.database
     account, grants = _read_grants(found)
     lacking = missing(privileges_on(grants, database), TARGET_GRANT.split(", "))
     if not lacking:
         findings.passed("target.grants", subject, f"{account} has all it needs on {database}")
-        return
+        return True
     findings.failed(
         "target.grants",
         subject,
         f"{account} lacks {', '.join(lacking)} on database {database}",
         f"GRANT {', '.join(lacking)} ON `{database}`.* TO {account};    -- at the target, as its administrator",
     )
+    return False
 
 
 def _read_grants(found: Probe) -> tuple[str, list[str]]:
@@ -227,90 +229,45 @@ def _check_position(findings: Findings, status: Status, reader: Reader) -> None:
 
 
 def _check_tables(findings: Findings, config: PipelineConfig, session: Session, tables: Tables) -> None:
-    """Each selected table that is there already, against what its source needs of it."""
-    if tables.selection is None:
+    """What a run would say of each selected table, in its place at the target."""
+    if tables.selection is None or not tables.schemas:
         return
     chosen = {table.source: table for table in tables.selection.tables}
     existing = target.read_tables(session, [schema.target for schema in tables.schemas])
-    ours = {state.source for state in read_known_tables(session, config.pipeline) if _is_settled(state)}
+    states = {state.source: state for state in read_known_tables(session, config.pipeline)}
     for schema in tables.schemas:
-        table = existing.get(schema.target)
-        if table is None:
-            _check_missing(findings, chosen[schema.source])
-        elif _compare(findings, schema, table) and schema.source not in ours:
-            _check_rows(findings, session, chosen[schema.source])
+        if not schema.key:
+            continue  # said already
+        selected, state = chosen[schema.source], states.get(schema.source)
+        _report_verdict(
+            findings, judge(session, schema, selected, existing.get(schema.target), state), selected
+        )
     session.rollback()
-    if tables.schemas and not existing:
-        findings.passed("target.table", f"database {config.target.database}", "no target table is there yet")
 
 
-def _is_settled(state: TableState) -> bool:
-    """Whether nobody needs to decide about the table's rows: ours alone, or the decision was made at its load."""
-    return state.found.is_ours_alone or state.state not in (State.PENDING, State.NEEDS_RELOAD)
+_WORDS = {
+    "create": "will be created",
+    "fill": "is there and can hold {source}",
+    "merge": "is there and can hold {source}",
+    "keep": "is loaded from {source}",
+}
 
 
-def _check_missing(findings: Findings, table: SelectedTable) -> None:
-    if table.create:
+def _report_verdict(findings: Findings, verdict: Verdict, selected: SelectedTable) -> None:
+    subject = f"target table {selected.target}"
+    for fault in verdict.faults:
+        where = f"{subject}, column {fault.column}" if fault.column else subject
+        findings.failed(fault.check, where, fault.message, fault.fix)
+    for column, text in verdict.remarks:
+        check = "tables.differences" if verdict.action == "create" else "target.table"
+        where = f"{subject}, column {column}" if column else subject
+        findings.warned(check, where, text, "replicator plan FILE --ddl    # to make it otherwise by hand")
+    if verdict.action == "refuse":
         return
-    findings.failed(
-        "target.table",
-        f"target table {table.target}",
-        f"it is not there, and {table.source} says create: false",
-        f'tables: {{"{table.source}": {{create: true}}}}    # or create it by hand: replicator plan --ddl',
-    )
-
-
-def _compare(findings: Findings, schema: TableSchema, table: target.TargetTable) -> bool:
-    """Whether the table can hold its source; each difference is an outcome of its own."""
-    subject = f"target table {schema.target}"
-    differences = target.compare(schema, table)
-    for item in differences:
-        where = f"{subject}, column {item.column}" if item.column else subject
-        if item.fatal:
-            fix = build_fix(schema, item)
-            findings.failed("target.table", where, f"cannot hold {schema.source}: {item.message}", fix)
-        else:
-            findings.warned("target.table", where, item.message, "nothing, where that is meant")
-    fits = not any(item.fatal for item in differences)
-    if fits:
-        findings.passed("target.table", subject, f"can hold {schema.source}")
-    return fits
-
-
-def build_fix(schema: TableSchema, difference: target.Difference) -> str:
-    """The ALTER that makes a column fit, where the source's schema says what it must be."""
-    table = f"`{schema.target}`"
-    column = next((c for c in schema.columns if c.name == difference.column), None)
-    if column is None:
-        return (
-            f'correct {table} by hand, or another target: tables: {{"{schema.source}": {{to: other_name}}}}'
-        )
-    charset = ""
-    if column.collation:
-        charset = f" CHARACTER SET {column.collation.partition('_')[0]} COLLATE {column.collation}"
-    definition = f"`{column.name}` {column.type}{charset} {'NULL' if column.nullable else 'NOT NULL'}"
-    verb = "ADD COLUMN" if "lacks this column" in difference.message else "MODIFY COLUMN"
-    return f"ALTER TABLE {table} {verb} {definition};    -- at the target"
-
-
-def _check_rows(findings: Findings, session: Session, table: SelectedTable) -> None:
-    subject = f"target table {table.target}"
-    if target.is_empty(session, table.target):
-        findings.passed("target.rows", subject, "empty")
-        return
-    if table.existing_rows is not ExistingRows.REFUSE:
-        fate = (
-            "stay"
-            if table.existing_rows is ExistingRows.MERGE
-            else "go at the end of the load, where the source lacks them"
-        )
-        findings.passed(
-            "target.rows", subject, f"has rows of others; existing_rows: {table.existing_rows}, they {fate}"
-        )
-        return
-    findings.failed(
-        "target.rows",
-        subject,
-        f"has {target.count_rows(session, table.target):,} rows that this pipeline did not load",
-        f'tables: {{"{table.source}": {{existing_rows: merge}}}}    # they stay; with replace, those the source lacks go',
-    )
+    findings.passed("target.table", subject, _WORDS[verdict.action].format(source=selected.source))
+    if verdict.action == "merge":
+        fate = "they stay" if selected.existing_rows is ExistingRows.MERGE else "those the source lacks go"
+        message = f"has rows of others; existing_rows is {selected.existing_rows}: {fate}"
+        findings.passed("target.rows", subject, message)
+    elif verdict.action == "fill":
+        findings.passed("target.rows", subject, "has no rows of others")
