@@ -24,9 +24,13 @@ from replicator.sql import quote_text
 T = TypeVar("T")
 Fingerprint = Callable[[Session, str], str]
 
-LOCK_SECONDS = 10
+LOCK_SECONDS = 2
 DDL_SECONDS = 24 * 3600.0
 """How long one statement may take: an index on a large table takes hours."""
+
+
+# Whoever holds the lock at the server is taken for an older process and ended: this process must not compete with itself.
+_mutexes: dict[tuple[str, str, str], threading.Lock] = {}
 
 
 class Unsettled(NamedTuple):
@@ -64,7 +68,8 @@ class Barrier:
         self._stop = stop
         self._report = report
         self._session: Session | None = None
-        self._mutex = threading.Lock()
+        key = (endpoint.address, endpoint.database or "", lease.pipeline)
+        self._mutex = _mutexes.setdefault(key, threading.Lock())
 
     def run(
         self,

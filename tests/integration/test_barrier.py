@@ -1,0 +1,233 @@
+"""Statements that commit by themselves: noted before, marked after, and settled after a crash (SEMANTICS §4.5)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from replicator.barrier import LOCK_SECONDS, Barrier
+from replicator.checkpoint import Lease, acquire, lock_name
+from replicator.config import Target
+from replicator.errors import Fenced, TargetError
+from replicator.session import Session
+from replicator.target import fingerprint
+from tests.accounts import Account
+from tests.targets import build_endpoint, wait_until
+
+ADD = "ALTER TABLE t ADD COLUMN b INT"
+
+
+@pytest.fixture
+def endpoint(target_account: Account) -> Target:
+    target_account.query("CREATE TABLE t (id INT PRIMARY KEY)")
+    return build_endpoint(target_account)
+
+
+@pytest.fixture
+def session(endpoint: Target) -> Iterator[Session]:
+    with Session.connect(endpoint) as session:
+        yield session
+
+
+@pytest.fixture
+def lease(session: Session) -> Lease:
+    return acquire(session, "shop", "memory")
+
+
+Open = Callable[..., Barrier]
+
+
+@pytest.fixture
+def open_barrier(endpoint: Target) -> Iterator[Open]:
+    barriers: list[Barrier] = []
+
+    def make(lease: Lease, **options: Any) -> Barrier:
+        defaults: dict[str, Any] = {"fingerprint": fingerprint, "stop": threading.Event()}
+        barriers.append(Barrier(endpoint, lease, **(defaults | options)))
+        return barriers[-1]
+
+    yield make
+    for barrier in barriers:
+        barrier.close()
+
+
+def read_columns(account: Account) -> list[str]:
+    return [str(row[0]) for row in account.query("SHOW COLUMNS FROM t")]
+
+
+def read_notes(account: Account) -> list[tuple[Any, ...]]:
+    return account.query("SELECT target, statement, position, state FROM _replicator_ddl ORDER BY id")
+
+
+def note_pending(session: Session, before: str, expected: str | None) -> None:
+    """What a process leaves behind that died around its statement."""
+    session.execute(
+        "INSERT INTO _replicator_ddl (pipeline, target, position, statement, fingerprint_before, fingerprint_after, "
+        "state, started_at) VALUES ('shop', 't', 'p1', %s, %s, %s, 'pending', NOW(6))",
+        *(ADD, before, expected),
+    )
+    session.commit()
+
+
+def test_a_statement_is_noted_run_and_marked(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    open_barrier(lease).run("t", ADD, position="p7")
+    assert read_columns(target_account) == ["id", "b"]
+    assert read_notes(target_account) == [("t", ADD, "p7", "done")]
+
+
+def test_the_note_is_committed_before_the_statement_runs(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    """Another session that holds the table open makes the statement wait; the note is there already."""
+    barrier = open_barrier(lease)
+    with target_account.connect(autocommit=False) as app, app.cursor() as cursor:
+        cursor.execute("SELECT * FROM t")
+        thread = threading.Thread(target=barrier.run, args=("t", ADD))
+        thread.start()
+        wait_until(lambda: read_notes(target_account) == [("t", ADD, "", "pending")])
+        app.rollback()
+        thread.join(30)
+    assert read_columns(target_account) == ["id", "b"]
+    assert read_notes(target_account)[0][3] == "done"
+
+
+def test_a_newer_epoch_stops_the_statement(
+    lease: Lease, open_barrier: Open, endpoint: Target, target_account: Account
+) -> None:
+    barrier = open_barrier(lease)
+    with Session.connect(endpoint) as newcomer:
+        acquire(newcomer, "shop", "memory")
+    with pytest.raises(Fenced):
+        barrier.run("t", ADD)
+    assert read_columns(target_account) == ["id"]
+    assert read_notes(target_account) == []
+
+
+def test_a_refused_statement_is_marked_and_raised(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    barrier = open_barrier(lease)
+    with pytest.raises(TargetError, match="1060"):
+        barrier.run("t", "ALTER TABLE t ADD COLUMN id INT")
+    assert read_notes(target_account)[0][3] == "failed"
+    barrier.run("t", ADD)
+    assert read_columns(target_account) == ["id", "b"]
+
+
+def test_a_crash_before_the_statement_runs_it(
+    session: Session, lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    note_pending(session, fingerprint(session, "t"), None)
+    assert open_barrier(lease).recover() == []
+    assert read_columns(target_account) == ["id", "b"]
+    assert read_notes(target_account)[0][3] == "done"
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+def test_a_crash_after_the_statement_marks_it(
+    is_expected: bool, session: Session, lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    before = fingerprint(session, "t")
+    session.run(ADD.encode())
+    note_pending(session, before, fingerprint(session, "t") if is_expected else None)
+    assert open_barrier(lease).recover() == []
+    assert read_columns(target_account) == ["id", "b"]
+    assert read_notes(target_account)[0][3] == "done"
+
+
+def test_a_table_that_is_neither_is_left_to_a_human(
+    session: Session, lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    before = fingerprint(session, "t")
+    session.run(b"ALTER TABLE t ADD COLUMN other INT")
+    note_pending(session, before, "expected-hash")
+    (unsettled,) = open_barrier(lease).recover()
+    assert (unsettled.target, unsettled.before, unsettled.expected) == ("t", before, "expected-hash")
+    assert unsettled.found == fingerprint(session, "t")
+    assert all(text in str(unsettled) for text in (before, "expected-hash", unsettled.found, ADD))
+    assert read_columns(target_account) == ["id", "other"]
+    assert read_notes(target_account)[0][3] == "pending"
+    with pytest.raises(TargetError, match="neither"):
+        open_barrier(lease).run("t", ADD)
+
+
+def test_an_older_process_between_its_check_and_its_statement_is_ended(
+    session: Session, lease: Lease, open_barrier: Open, endpoint: Target, target_account: Account
+) -> None:
+    """It has checked its epoch and holds the lock: a newcomer ends its session, so the statement never comes."""
+    with Session.connect(endpoint) as stalled:
+        stalled.query("SELECT GET_LOCK(%s, 0)", lock_name("shop"))
+        newer = acquire(session, "shop", "memory")
+        open_barrier(newer).recover()
+        with pytest.raises(TargetError):
+            stalled.run(ADD.encode())
+    assert read_columns(target_account) == ["id"]
+
+
+def test_a_session_that_was_silent_for_too_long_is_replaced(
+    session: Session, lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    barrier = open_barrier(lease)
+    barrier.run("t", ADD)
+    ours = [row[0] for row in session.query("SHOW PROCESSLIST") if row[0] != session.connection_id]
+    for connection_id in ours:
+        session.kill(int(connection_id))
+    barrier.run("t", "ALTER TABLE t ADD COLUMN c INT")
+    assert read_columns(target_account) == ["id", "b", "c"]
+
+
+def test_several_threads_take_turns(lease: Lease, open_barrier: Open, target_account: Account) -> None:
+    barrier = open_barrier(lease)
+    threads = [
+        threading.Thread(target=barrier.run, args=("t", f"ALTER TABLE t ADD COLUMN c{number} INT"))
+        for number in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(read_columns(target_account)) == ["c0", "c1", "c2", "c3", "id"]
+    assert [note[3] for note in read_notes(target_account)] == ["done"] * 4
+
+
+def test_two_barriers_of_one_process_do_not_end_each_other(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    """An index takes longer than the lock's patience while another thread wants its own statement run."""
+    first, second = open_barrier(lease), open_barrier(lease)
+    first.run("t", "ALTER TABLE t ADD COLUMN x INT")
+    own = find_sessions(target_account)
+    with target_account.connect(autocommit=False) as app, app.cursor() as cursor:
+        cursor.execute("SELECT * FROM t")
+        threads = [
+            threading.Thread(target=first.run, args=("t", ADD)),
+            threading.Thread(target=second.run, args=("u", "CREATE TABLE u (id INT PRIMARY KEY)")),
+        ]
+        for thread in threads:
+            thread.start()
+        threads[1].join(2 * LOCK_SECONDS)
+        assert threads[0].is_alive() or threads[1].is_alive()
+        app.rollback()
+        for thread in threads:
+            thread.join(30)
+    assert own <= find_sessions(target_account)
+    assert [note[3] for note in read_notes(target_account)] == ["done"] * 3
+
+
+def find_sessions(account: Account) -> set[int]:
+    return {int(row[0]) for row in account.query("SHOW PROCESSLIST") if row[4] == "Sleep"}
+
+
+def test_foreign_keys_to_parents_without_a_unique_key_can_be_made(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    """Legal at sources (SEMANTICS §8); MySQL 8.4 and newer refuse them unless the session says otherwise."""
+    barrier = open_barrier(lease)
+    barrier.run("p", "CREATE TABLE p (id INT PRIMARY KEY, v INT, KEY (v))")
+    barrier.run("t", "ALTER TABLE t ADD FOREIGN KEY (id) REFERENCES p (v)", checks=False)
+    assert "FOREIGN KEY" in target_account.query("SHOW CREATE TABLE t")[0][1]
