@@ -434,12 +434,13 @@ def _log_outage(text: str) -> None:
         log.warning("waiting: %s", text)
 
 
-def add_foreign_keys(ends: Ends, tables: Sequence[TableSchema], position: Position) -> list[Orphans]:
+def add_foreign_keys(
+    ends: Ends, tables: Sequence[TableSchema], position: Position, stop: threading.Event
+) -> list[Orphans]:
     """Complete a set of tables that has become consistent: its foreign keys, and what they do not hold.
 
     ``position`` is the applied one, noted with the statements. See ``provision.add_foreign_keys``.
     """
-    stop = threading.Event()
     endpoint, lease = ends.session.endpoint, ends.lease
     session, states = connect_patiently(
         endpoint,

@@ -230,7 +230,7 @@ class Pipeline:
     def _settle(self, settle: Settle) -> None:
         """A set of tables is consistent: it gets its foreign keys, and what they do not hold is told."""
         tables = [self._schemas[name] for name in settle.tables if self._states[name] is not State.PAUSED]
-        for orphan in add_foreign_keys(self._opened, tables, self._applied_position):
+        for orphan in add_foreign_keys(self._opened, tables, self._applied_position, self._stop):
             log.warning("%s", orphan)
         for table in tables:
             self._set_state(table.source, State.STREAMING, error=None)

@@ -36,19 +36,51 @@ class _Fault(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """What was found in a table's place at the target."""
+    """What was found in a table's place at the target; ``rows`` are those of others, None where there is no table."""
 
     found: Found
     rows: int | None
 
+    @property
+    def is_missing(self) -> bool:
+        return self.rows is None
+
 
 def prepare_tables(
-    session: Session, lease: Lease, tables: Sequence[TableSchema], selection: Selection
+    session: Session,
+    lease: Lease,
+    tables: Sequence[TableSchema],
+    selection: Selection,
+    stop: threading.Event,
 ) -> None:
     """Compare the tables that are to be loaded, note how each was found, and create what is missing.
 
-    Every fault of every table is told at once (SchemaMismatch), before anything is changed.
+    Comes right after the lease was taken: a statement that a crash left pending is brought to its end first. Every fault
+    of every table is told at once (SchemaMismatch), before anything else is changed.
     """
+    with open_barrier(session.endpoint, lease, stop) as barrier:
+        _recover(barrier)
+        places = _find_places(session, lease, tables, selection)
+        for table, place in places.items():
+            set_table(session, lease, table.source, found=place.found, rows_at_start=place.rows)
+        for table, place in places.items():
+            if place.is_missing:
+                create_table(session, barrier, table)
+
+
+def _recover(barrier: Barrier) -> None:
+    unsettled = barrier.recover()
+    if unsettled:
+        raise SchemaMismatch(
+            "\n".join(map(str, unsettled)),
+            hint="somebody has changed these tables meanwhile: bring each into one of the two forms, then start again",
+        )
+
+
+def _find_places(
+    session: Session, lease: Lease, tables: Sequence[TableSchema], selection: Selection
+) -> dict[TableSchema, _Place]:
+    """What was found in the place of each table that is to be loaded."""
     states = {state.source: state for state in read_tables(session, lease.pipeline)}
     options = {table.source: table for table in selection.tables}
     target.check_names(session, tables)
@@ -60,18 +92,12 @@ def prepare_tables(
             place = _find_place(session, table, states[table.source], existing.get(table.target))
             if place is None:
                 continue
-            _refuse_place(
-                table, place, create=options[table.source].create, rows=options[table.source].existing_rows
-            )
+            option = options[table.source]
+            _refuse_place(table, place, create=option.create, rows=option.existing_rows)
             places[table] = place
     session.rollback()
     _raise_faults(faults)
-    for table, place in places.items():
-        set_table(session, lease, table.source, found=place.found, rows_at_start=place.rows)
-    missing = [table for table in places if table.target not in existing]
-    with open_barrier(session.endpoint, lease, threading.Event()) as barrier:
-        for table in missing:
-            create_table(session, barrier, table)
+    return places
 
 
 @contextlib.contextmanager
@@ -104,18 +130,19 @@ def _find_place(
     target.refuse_unfit(table, existing)
     if target.is_empty(session, table.target):
         return _Place(Found.MISSING if state.found is Found.MISSING else Found.EMPTY, 0)
-    if state.found.is_ours_alone and has_our_rows(state):
-        return _Place(state.found, state.rows_at_start)
-    return _Place(Found.ROWS, target.count_rows(session, table.target))
+    others = target.count_rows(session, table.target) - _count_ours(state)
+    return _Place(Found.ROWS, others) if others > 0 else _Place(state.found, state.rows_at_start or 0)
 
 
-def has_our_rows(state: TableState) -> bool:
-    """Whether a commit of ours ever brought a row into the table; without one, rows found there are of others."""
-    return state.rows_loaded > 0 or state.applied.inserted > 0
+def _count_ours(state: TableState) -> int:
+    """How many rows of ours the table can hold at most; more than that, and somebody else has written to it too."""
+    if not state.found.is_ours_alone:
+        return 0
+    return state.rows_loaded + state.applied.inserted - state.applied.deleted
 
 
 def _refuse_place(table: TableSchema, place: _Place, *, create: bool, rows: ExistingRows) -> None:
-    if place.rows is None and place.found is Found.MISSING and not create:
+    if place.is_missing and not create:
         raise SchemaMismatch(
             f"{table.target}: the target has no such table, and the pipeline file says `create: false` for {table.source}",
             hint="create it, or say `create: true`; `replicator plan --ddl` prints the statement",

@@ -105,7 +105,7 @@ def open_pipeline(
     _forget_unselected(session, lease, stored, tables)
     if lease.position is None:
         _start_anew(session, lease, stored, tables)
-    prepare_tables(session, lease, tables, selection)
+    prepare_tables(session, lease, tables, selection, stop)
     states = {state.source: state for state in read_tables(session, config.pipeline)}
     position = reader.parse_position(lease.position) if lease.position else reader.position()
     opened = Opened(config, reader, session, lease, selection, tables, states, position, position)

@@ -113,7 +113,7 @@ class Pipe:
     def run(self, workers: int = 2) -> Loader:
         """As a start of the program does: take over, prepare, load what is pending."""
         self.lease = acquire(self.session, "load", "here")
-        prepare_tables(self.session, self.lease, self.tables, self.selection)
+        prepare_tables(self.session, self.lease, self.tables, self.selection, self.stop)
         loaded = {State.CATCHING_UP, State.STREAMING}
         pending = [table for table in self.tables if self.states[table.target].state not in loaded]
         loader = Loader(self, pending, workers=workers, on_loaded=self._take, stop=self.stop)
@@ -250,7 +250,7 @@ def test_lost_target_in_mid_chunk_doubles_and_loses_nothing(
             mysql_source_account, target_account, "orders", interfere=partial(kill_sessions, target_account)
         ) as both:
             lease = both.lease
-            prepare_tables(both.session, lease, both.tables, both.selection)
+            prepare_tables(both.session, lease, both.tables, both.selection, both.stop)
             Loader(both, both.tables, workers=2, on_loaded=both._take, stop=both.stop).run()
         with Session.connect(endpoint_of(target_account)) as session:
             [state] = read_tables(session, "load")
@@ -312,6 +312,21 @@ def test_half_loaded_table_is_emptied_and_loaded_again(
         assert both.states["orders"].rows_loaded == 1451
     indexes = {row[2] for row in target_account.query("SHOW INDEX FROM orders")}
     assert indexes == {"PRIMARY", "by_sku", "by_customer"} | ({"mine"} if is_there else set())
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_rows_that_others_added_to_a_half_loaded_table_keep_it_from_being_emptied(
+    mysql_source_account: Account, target_account: Account
+) -> None:
+    """The program empties only what it alone has filled (SEMANTICS §6.1)."""
+    run_at(mysql_source_account, ORDERS, insert_orders(1, 750), insert_orders(751, 1500))
+    with pipe(mysql_source_account, target_account, "orders", interfere=die_in_the_third_block) as both:
+        with pytest.raises(Killed):
+            both.run(workers=1)
+        run_at(target_account, insert_orders(100001, 100002))
+        with pytest.raises(SchemaMismatch, match="holds 2 rows that this pipeline did not bring"):
+            both.run()
+    assert target_account.query("SELECT COUNT(*) FROM orders WHERE id > 100000") == [(2,)]
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -412,12 +427,12 @@ def test_foreign_keys_come_after_the_load_and_orphans_are_told(
     )
     with pipe(source_account, target_account, "child", "parent") as both:
         both.run()
-        orphans = add_foreign_keys(both, both.tables, both.positions["child"])
+        orphans = add_foreign_keys(both, both.tables, both.positions["child"], both.stop)
         assert [(orphan.table.target, orphan.key.name, orphan.rows) for orphan in orphans] == [
             ("child", "to_parent", 1)
         ]
         assert (
-            add_foreign_keys(both, both.tables, both.positions["child"]) == orphans
+            add_foreign_keys(both, both.tables, both.positions["child"], both.stop) == orphans
         )  # they are there already
     [(_, create)] = target_account.query("SHOW CREATE TABLE child")
     assert (
