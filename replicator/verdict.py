@@ -13,7 +13,7 @@ from replicator import target
 from replicator.config import ExistingRows
 from replicator.errors import SchemaMismatch
 from replicator.model import TableSchema
-from replicator.provision import KEPT_STATES, has_our_rows
+from replicator.provision import KEPT_STATES
 from replicator.selection import SelectedTable
 from replicator.session import Session
 from replicator.tablestate import TableState
@@ -116,11 +116,11 @@ def _judge_existing(
             verdict.faults.append(Fault("target.table", item.column, message, build_fix(schema, item)))
         else:
             verdict.remarks.append((item.column, item.message))
-    if verdict.faults or not has_rows_of_others(session, selected.target, state):
+    rows = 0 if verdict.faults else count_rows_of_others(session, selected.target, state)
+    if not rows:
         return verdict
     verdict.action = "merge"
     if selected.existing_rows is ExistingRows.REFUSE:
-        rows = target.count_rows(session, selected.target)
         message = f"it holds {rows:,} rows that this pipeline did not bring"
         fix = (
             f'tables: {{"{selected.source}": {{existing_rows: merge}}}}'
@@ -130,11 +130,14 @@ def _judge_existing(
     return verdict
 
 
-def has_rows_of_others(session: Session, table: str, state: TableState | None) -> bool:
-    """Whether the table holds rows that this pipeline cannot have brought."""
-    if state is not None and state.found.is_ours_alone and has_our_rows(state):
-        return False
-    return not target.is_empty(session, table)
+def count_rows_of_others(session: Session, table: str, state: TableState | None) -> int:
+    """How many rows the table holds that this pipeline cannot have brought, as provision counts them."""
+    if target.is_empty(session, table):
+        return 0
+    rows = target.count_rows(session, table)
+    if state is not None and state.found.is_ours_alone:
+        rows -= state.rows_loaded + state.applied.inserted - state.applied.deleted
+    return max(0, rows)
 
 
 def build_fix(schema: TableSchema, difference: target.Difference) -> str:

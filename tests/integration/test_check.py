@@ -19,7 +19,8 @@ from replicator.model import TableName
 from replicator.readers.mysql import MysqlReader
 from replicator.servers import Server, start_mysql
 from replicator.session import Session
-from replicator.tablestate import State, insert_pending, set_table
+from replicator.tablestate import Found, State, insert_pending, set_table
+from replicator.testing import build_table
 from tests.accounts import Account, make_source_account
 from tests.processes import PipelineFile, write_pipeline
 
@@ -268,6 +269,20 @@ def test_a_loaded_table_that_is_gone_or_went_elsewhere(bench: Bench, identity: s
         assert "gone from the target" in bench.fail_with("target.table").message
         bench.change("tables", **{str(name): {"to": "elsewhere"}})
         assert "was loaded into orders" in bench.fail_with("target.table").message
+
+
+def test_rows_that_this_pipeline_brought_are_nobody_elses(bench: Bench, identity: str) -> None:
+    """A load that was killed: its rows go and come again, unless somebody else has written meanwhile (SEMANTICS §6.1)."""
+    name = TableName(bench.source.database, "orders")
+    bench.target.query(ORDERS)
+    bench.target.server.execute(f"INSERT INTO {bench.target.database}.orders VALUES (1, 'a', 2)")
+    with bench.session() as session:
+        lease = acquire(session, "shop", identity)
+        insert_pending(session, lease, [build_table("orders", schema=name.schema)])
+        set_table(session, lease, name, state=State.LOADING, found=Found.MISSING, rows_loaded=1)
+        assert bench.failures() == {}
+        bench.target.server.execute(f"INSERT INTO {bench.target.database}.orders VALUES (2, 'theirs', 2)")
+        assert "1 rows" in bench.fail_with("target.rows").message
 
 
 def test_rows_of_others_need_a_decision(bench: Bench) -> None:
