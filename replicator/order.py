@@ -33,6 +33,9 @@ class Relations:
     edges: tuple[tuple[str, Edge], ...] = ()  # (target name of the child, its foreign key)
     tables: frozenset[str] = frozenset()  # targets with a foreign key or referred to by one
     silent: frozenset[str] = frozenset()  # parents whose cascades the source does not log
+    tangled: frozenset[str] = (
+        frozenset()
+    )  # of these, where one row's cascade may free another row of the same table
     cascades_logged: bool = True
 
     @classmethod
@@ -42,7 +45,8 @@ class Relations:
         edges = tuple((child, edge) for child, keys in settings.parents.items() for edge in keys)
         silent = frozenset(edge.parent for _, edge in edges if edge.cascades and not settings.cascades_logged)
         tables = frozenset(child for child, _ in edges) | frozenset(edge.parent for _, edge in edges)
-        return cls(edges, tables, silent, settings.cascades_logged)
+        tangled = frozenset(parent for parent in silent if _is_tangled(parent, edges))
+        return cls(edges, tables, silent, tangled, settings.cascades_logged)
 
     def has(self, table: TableSchema) -> bool:
         return table.target in self.tables
@@ -64,6 +68,23 @@ class Relations:
         return list(found.values())
 
 
+def _find_below(starts: set[str], edges: Iterable[tuple[str, Edge]]) -> set[str]:
+    """The tables that a write to ``starts`` may cascade to, however far."""
+    below: set[str] = set()
+    while (
+        grown := {child for child, edge in edges if edge.cascades and edge.parent in starts | below} - below
+    ):
+        below |= grown
+    return below
+
+
+def _is_tangled(parent: str, edges: Sequence[tuple[str, Edge]]) -> bool:
+    """Whether a table below ``parent`` refers to it or to the tables below on more ways than one."""
+    below = _find_below({parent}, edges)
+    ways = [child for child, edge in edges if child in below and edge.parent in below | {parent}]
+    return len(ways) > len(below)
+
+
 class _Change(NamedTuple):
     """One row's change: before None is an insert, after None a delete."""
 
@@ -82,7 +103,7 @@ class _Table:
     moves: Callable[[Row], Any] = lambda row: row
     roles: list[Role] = field(default_factory=list)
     is_silent_parent: bool = False
-    is_own_parent: bool = False
+    deletes_alone: bool = False  # a deleted row may refer to another one, by itself or through what cascades
     nodes: dict[Key, _Node] = field(default_factory=dict)  # by current key; deleted ones by the key they had
 
 
@@ -140,13 +161,14 @@ def _build_tables(blocks: list[Changes], relations: Relations) -> dict[TableSche
     for table in tables.values():
         table.roles += build_unique_roles(table.schema)
         table.is_silent_parent = table.schema.target in relations.silent
+        table.deletes_alone = table.schema.target in relations.tangled
     for child_name, edge in relations.find_within(tables):
         child, parent = by_target[child_name], by_target[edge.parent]
         holds = edge.cascades and not relations.cascades_logged
         child_role, parent_role = build_edge_roles(child.schema, parent.schema, edge, holds=holds)
         child.roles.append(child_role)
         parent.roles.append(parent_role)
-        parent.is_own_parent |= child is parent
+        parent.deletes_alone |= child is parent
         referred.setdefault(edge.parent, []).append(edge.parent_columns)
     for target, table in by_target.items():
         table.moves = build_moves(table.schema, referred.get(target, ()))
@@ -233,9 +255,11 @@ def _touch(role: Role, value: Hashable, node: _Node, freed: bool) -> None:
     if last is not None:
         last.put_before(node)
     if role.reads:
+        node.forced |= last is node  # it refers to itself
         space.readers.setdefault(value, []).append(node)
         return
     for reader in space.readers.pop(value, ()):
+        node.forced |= reader is node
         reader.put_before(node)
     space.last[value] = node
 
@@ -264,14 +288,9 @@ def _find_silent_descent(changes: list[_Change], relations: Relations) -> set[st
         for change in changes
         if change.table.is_silent_parent and change.before is not None and _moves(change)
     }
-    below: set[str] = set()
-    while (
-        grown := {child for child, edge in relations.edges if edge.cascades and edge.parent in starts | below}
-        - below
-    ):
-        below |= grown
+    below = _find_below(starts, relations.edges)
     present = {change.table.schema.target for change in changes}
-    return starts | below if below & present else set()
+    return starts | below if below & present else starts & relations.tangled
 
 
 def _moves(change: _Change) -> bool:
@@ -370,7 +389,7 @@ def _build_in_source_order(changes: list[_Change]) -> list[Step]:
     for change in changes:
         action, key = _describe(change)
         moves = action in (Action.UPDATE, Action.UPDATE_KEY) and _moves(change)
-        alone = moves or (action is Action.DELETE and change.table.is_own_parent)
+        alone = moves or (action is Action.DELETE and change.table.deletes_alone)
         last = groups[-1] if groups and is_open and not alone else None
         if last is None or (last.table, last.action, last.unchecked) != (
             change.table,

@@ -136,7 +136,9 @@ def _plan_tables(
 
 def _needs_order(table: TableSchema, blocks: list[Changes], relations: Relations) -> bool:
     """Whether a table that stands alone in the batch still cannot take the straight path."""
-    return bool(relations.find_within([table])) or any(block.no_foreign_key_checks for block in blocks)
+    if table.target in relations.tangled or relations.find_within([table]):
+        return True
+    return any(block.no_foreign_key_checks for block in blocks)
 
 
 # --- the straight path -------------------------------------------------------------------------------------------

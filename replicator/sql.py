@@ -381,9 +381,12 @@ def _build_key_updates(step: Step, limits: Limits) -> Iterator[Statement]:
 
 
 def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
-    """Overwrite the rows that are there, then insert the others; the second statement stands for no rows of its own."""
+    """Overwrite the rows that are there, then insert the others; the second statement stands for no rows of its own.
+
+    Rows stay in their order: in a table that refers to itself parents come first.
+    """
     shape = _build_update(step.table, None)
-    items = _build_rows(step.table, None)(_sort_rows(step.table, step.rows))
+    items = _build_rows(step.table, None)(step.rows)
     for frame, op in ((shape.every, Op.UPDATE), (shape.missing, Op.INSERT)):
         for statement in _fill(frame, items, step, op, limits):
             yield statement if op is Op.UPDATE else statement._replace(rows=0)
