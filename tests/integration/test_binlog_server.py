@@ -60,7 +60,7 @@ def test_rotation_names_the_next_file(source_server: Server) -> None:
 def test_statements_carry_their_schema_mode_and_zone(source_server: Server, table: str) -> None:
     schema = table.partition(".")[0]
     log = Log(source_server)
-    statement = "INSERT INTO é VALUES (NOW(6))"
+    statement = "INSERT INTO é VALUES (NOW(6)), ('2024-01-01')"
     with (
         source_server.connect(charset="latin1", database=schema) as connection,
         connection.cursor() as cursor,
