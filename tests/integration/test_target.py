@@ -14,6 +14,7 @@ from replicator.errors import SchemaMismatch
 from replicator.model import TableName, TableSchema
 from replicator.servers import Server
 from replicator.session import Session
+from replicator.typemap.collation import COLLATIONS, choose_collation, is_no_pad
 from tests.accounts import Account
 from tests.type_zoo import describe_all, make_zoo
 
@@ -252,3 +253,21 @@ def test_members_that_the_catalog_cannot_print_fit(mysql_source_account: Account
     assert find_fatal(session, [schema]) == []
     session.execute("INSERT INTO t VALUES (1, '😀')")
     assert session.query("SELECT e FROM t") == [("😀",)]
+
+
+def test_every_collation_of_mariadb_maps_to_one_that_the_target_has(
+    mariadb_source: Server, mysql_target: Server, session: Session
+) -> None:
+    rows = session.query("SELECT COLLATION_NAME, PAD_ATTRIBUTE FROM information_schema.COLLATIONS")
+    pads = {name: pad == "PAD SPACE" for name, pad in rows}
+    if mysql_target.version >= (9, 0):
+        assert pads.keys() == COLLATIONS
+    names = mariadb_source.execute(
+        "SELECT FULL_COLLATION_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY"
+    )
+    assert len(names) > 300
+    for (name,) in names:
+        chosen = choose_collation(name, same_product=False).collation
+        assert chosen in pads
+        assert pads[chosen] is not is_no_pad(chosen)
+        assert not (pads[chosen] and is_no_pad(name))
