@@ -10,6 +10,7 @@ EOF (0xFE, shorter than 9 bytes) or ERR (0xFF) ends them; a payload of 2^24-1 by
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from replicator.typemap.mysql import text_converter
 RECEIVE: Final = 1 << 18
 _FULL: Final = 0xFFFFFF
 _LOST: Final = {1053, 1317, 1412, 1927, 2006, 2013, 3024, 3169, 4031}  # the snapshot or its session is gone
+
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 
 RowParser = Callable[[bytes, int, list[Row]], tuple[int, int]]
 """Parse whole row packets of a buffer from an offset on, append the rows, return (offset, why it stopped)."""
@@ -55,6 +58,17 @@ def read_rows(connection: Any, sql: bytes, parse: RowParser) -> Iterator[list[Ro
         if not ended:
             _drain(connection, buffer, offset)
         raise
+
+
+def watch_peer(connection: Any) -> None:
+    """Find out about a dead peer in half a minute, however long a row is waited for: tunnels die without a word."""
+    sock = connection._sock
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _send(connection: Any, sql: bytes) -> None:

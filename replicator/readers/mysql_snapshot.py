@@ -22,7 +22,7 @@ from replicator.model import Column, Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, SnapshotSession
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition
 from replicator.readers.mysql_ranges import Cut, build_condition, key_columns, split
-from replicator.readers.mysql_rows import RowParser, build_error, build_parser, read_rows
+from replicator.readers.mysql_rows import RowParser, build_error, build_parser, read_rows, watch_peer
 from replicator.typemap.mysql import quote_name, select_expression
 
 UNLOCKED_ATTEMPTS: Final = 5
@@ -42,7 +42,8 @@ class SnapshotSource:
 
     ``connect`` opens a fresh connection with autocommit on. ``server`` binds positions (I1). ``gtids``: MySQL runs with
     gtid_mode=ON. ``touched_tables(start, file, offset)``: the tables that any transaction in the log outside ``start``
-    and up to that place in the log touched, None where that cannot be told. ``file_created``: when a binlog file was made, seconds since the epoch.
+    and up to that place in the log touched, None where that cannot be told. ``file_created``: when a binlog file was
+    made, seconds since the epoch.
     """
 
     connect: Callable[[], Any]
@@ -60,6 +61,7 @@ class MysqlSession:
         self._connection = connection
         self._kind = kind
         self._selects: dict[TableName, tuple[bytes, RowParser]] = {}
+        watch_peer(connection)
         _apply_settings(connection, kind)
 
     def begin(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,13 @@ from typing import Any, cast
 import pytest
 
 from replicator.checkpoint import acquire
-from replicator.config import Endpoint, ExistingRows, Secret, TableRule, Tls, TlsMode
+from replicator.config import Endpoint, ExistingRows, Secret, Source, SourceType, TableRule, Tls, TlsMode
 from replicator.errors import DataError, SchemaMismatch
 from replicator.load import Loader, add_foreign_keys, prepare_tables
 from replicator.model import Position, Row, TableName, TableSchema
-from replicator.readers.base import KeyRange, Reader
+from replicator.readers.base import KeyRange, Snapshot
+from replicator.readers.mysql import MysqlReader
 from replicator.readers.mysql_catalog import describe
-from replicator.readers.mysql_snapshot import MysqlSnapshot, SnapshotSource, open_snapshot
-from replicator.readers.shortdump import touched_tables
 from replicator.selection import SelectedTable, Selection
 from replicator.session import Session
 from replicator.tablestate import State, TableState, insert_pending, read_tables
@@ -27,7 +27,7 @@ from tests.accounts import Account
 from tests.integration.test_snapshot import Counter, count_transactions, newest
 
 Interfere = Callable[[int], None]
-"""Called after each block of rows that was read, with its number from 1 on."""
+"""Called in the middle of each chunk, with its number from 1 on."""
 
 
 class Killed(Exception):
@@ -50,27 +50,28 @@ def insert_orders(first: int, last: int) -> str:
     )
 
 
-class SourceReader:
-    """A reader as far as a load needs one."""
+class SourceReader(MysqlReader):
+    """The real reader; ``interfere`` is called while rows are read."""
 
     def __init__(self, account: Account, interfere: Interfere | None = None) -> None:
         server = account.server
-        self._source = SnapshotSource(
-            connect=account.connect,
-            kind=server.kind,
-            server="here",
-            gtids=server.kind == "mysql",
-            touched_tables=lambda start, file, offset: touched_tables(account.connect, start, file, offset),
-            file_created=lambda _file: 0,
+        super().__init__(
+            Source(
+                server.host,
+                server.port,
+                account.user,
+                Secret(account.password),
+                None,
+                Tls(TlsMode.PREFERRED),
+                SourceType(server.kind),
+            )
         )
         self._interfere = interfere
-        self.snapshots = self.blocks = 0
+        self.snapshots = self.reads = 0
 
-    def open_snapshot(
-        self, tables: Sequence[TableSchema], workers: int, stop: threading.Event
-    ) -> MysqlSnapshot:
+    def open_snapshot(self, tables: Sequence[TableSchema], workers: int, stop: threading.Event) -> Snapshot:
         self.snapshots += 1
-        snapshot = open_snapshot(self._source, tables, workers, stop)
+        snapshot = super().open_snapshot(tables, workers, stop)
         if self._interfere is not None:
             for session in snapshot.sessions:
                 self._wrap(session)
@@ -80,11 +81,13 @@ class SourceReader:
         read = session.read
 
         def read_and_interfere(table: TableSchema, span: KeyRange) -> Iterator[list[Row]]:
-            for block in read(table, span):
-                yield block
-                self.blocks += 1
-                if self._interfere is not None:
-                    self._interfere(self.blocks)
+            self.reads += 1
+            number = self.reads
+            blocks = read(table, span)
+            yield from itertools.islice(blocks, 1)
+            if self._interfere is not None:
+                self._interfere(number)
+            yield from blocks
 
         session.read = read_and_interfere
 
@@ -97,7 +100,7 @@ class Pipe:
     target: Account
     tables: Sequence[TableSchema]
     selection: Selection
-    reader: Reader
+    reader: SourceReader
     session: Session
     positions: dict[str, Position]
 
@@ -153,7 +156,7 @@ def pipe(
         tables = describe(connection, {TableName(source.database, name): name for name in names})
     rule = cast("TableRule", None)
     chosen = tuple(SelectedTable(table.source, table.target, create, rows, rule) for table in tables)
-    reader = cast("Reader", SourceReader(source, interfere))
+    reader = SourceReader(source, interfere)
     with Session.connect(endpoint_of(target), loads=True) as session:
         yield Pipe(source, target, tables, Selection(chosen, ()), reader, session, {})
 
@@ -164,7 +167,6 @@ def run_at(account: Account, *statements: str) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.load.CHUNK_ROWS", 300)
     monkeypatch.setattr("replicator.load.count_chunk_rows", lambda _table: 300)
 
 
@@ -226,9 +228,9 @@ def test_load_without_local_files(source_account: Account, target_account: Accou
 # --- accidents --------------------------------------------------------------------------------------------------------
 
 
-def kill_sessions(account: Account, block: int) -> None:
-    """End every session of an account after the second block, as a failing network would."""
-    if block != 2:
+def kill_sessions(account: Account, chunk: int) -> None:
+    """End every session of an account in the second chunk, as a failing network would."""
+    if chunk != 2:
         return
     rows = account.server.execute(
         f"SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{account.user}'"
@@ -260,20 +262,22 @@ def test_lost_target_in_mid_chunk_doubles_and_loses_nothing(
         target_account.server.execute("SET GLOBAL local_infile = ON")
 
 
-@pytest.mark.usefixtures("small_chunks")
-def test_lost_snapshot_starts_the_table_again(source_account: Account, target_account: Account) -> None:
+def test_lost_snapshot_starts_the_table_again(
+    source_account: Account, target_account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicator.load.count_chunk_rows", lambda _table: 30)
     run_at(source_account, ORDERS, insert_orders(1, 900))
     interfere = partial(kill_sessions, source_account)
     with pipe(source_account, target_account, "orders", interfere=interfere) as both:
         both.run()
-        assert cast("SourceReader", both.reader).snapshots > 1
+        assert both.reader.snapshots > 1
         source, target = both.rows("SELECT * FROM orders ORDER BY id")
         assert source == target
         assert both.states["orders"].rows_loaded == 900
 
 
-def die_in_the_third_block(block: int) -> None:
-    if block == 3:
+def die_in_the_third_chunk(chunk: int) -> None:
+    if chunk == 3:
         raise Killed
 
 
@@ -293,7 +297,7 @@ def test_half_loaded_table_is_emptied_and_loaded_again(
     if is_there:
         run_at(target_account, ORDERS, "ALTER TABLE orders ADD mine INT NULL, ADD KEY mine (mine)")
     with pipe(mysql_source_account, target_account, "orders", "done") as both:
-        cast("SourceReader", both.reader)._interfere = die_in_the_third_block
+        both.reader._interfere = die_in_the_third_chunk
         with pytest.raises(Killed):
             both.run(workers=1)
         assert 0 < both.states["orders"].rows_loaded < 1500
@@ -320,7 +324,7 @@ def test_rows_that_others_added_to_a_half_loaded_table_keep_it_from_being_emptie
 ) -> None:
     """The program empties only what it alone has filled (SEMANTICS §6.1)."""
     run_at(mysql_source_account, ORDERS, insert_orders(1, 750), insert_orders(751, 1500))
-    with pipe(mysql_source_account, target_account, "orders", interfere=die_in_the_third_block) as both:
+    with pipe(mysql_source_account, target_account, "orders", interfere=die_in_the_third_chunk) as both:
         with pytest.raises(Killed):
             both.run(workers=1)
         run_at(target_account, insert_orders(100001, 100002))
