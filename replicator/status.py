@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -22,7 +22,7 @@ from replicator.console import format_count
 from replicator.errors import TargetError
 from replicator.refusals import NO_SUCH_TABLE
 from replicator.session import Session
-from replicator.tablestate import TableState
+from replicator.tablestate import State, TableState
 
 SILENT_SECONDS = 30
 """A run writes its status row about once a second; one that has not for so long, and is idle, is not there."""
@@ -148,13 +148,22 @@ def _read_writer(session: Session, stored: tablestate.Status) -> tuple[int | Non
 
 
 def read_known_tables(session: Session, pipeline: str) -> list[TableState]:
-    """What is stored of the pipeline's tables, which outlives `drop`; empty before the first start."""
+    """The pipeline's tables as its next start takes them; empty before the first.
+
+    What is stored of tables outlives `drop`; without a position nothing of it can be continued, and all are loaded anew.
+    """
     try:
-        return tablestate.read_tables(session, pipeline)
+        tables = tablestate.read_tables(session, pipeline)
+        stored = session.query(
+            "SELECT 1 FROM _replicator_checkpoint WHERE pipeline = %s AND worker = 0 AND position IS NOT NULL",
+            pipeline,
+        )
     except TargetError as error:
         if error.errno == NO_SUCH_TABLE:
             return []
         raise
+    session.rollback()
+    return tables if stored else [replace(table, state=State.PENDING, position=None) for table in tables]
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from replicator.readers.base import Reader
 from replicator.selection import SelectedTable
 from replicator.session import Session
 from replicator.sourcecheck import Source, Tables, parse_version
+from replicator.startup import LOADED_STATES
 from replicator.status import read_known_tables
 from replicator.tablestate import Status
 from replicator.verdict import Verdict, judge
@@ -211,18 +212,22 @@ def _check_identity(findings: Findings, config: PipelineConfig, status: Status, 
 
 
 def _check_position(findings: Findings, status: Status, reader: Reader) -> None:
-    stored = status.read_from or status.position
+    """The pipeline's position, and those of tables that have not caught up with it."""
     subject = f"pipeline {status.pipeline}"
-    if stored is None:
-        findings.passed("pipeline.position", subject, "none stored yet: it starts with a load")
-        return
-    try:
-        reader.verify_position(reader.parse_position(stored))
-    except ReplicatorError as error:
-        fix = error.hint or "replicator drop FILE    # then load anew"
-        findings.failed("pipeline.position", subject, error.message, fix)
-        return
-    findings.passed("pipeline.position", subject, f"the source can resume at {stored}")
+    own = {str(table.source): table.position for table in status.tables if table.state in LOADED_STATES}
+    stored = {subject: status.read_from or status.position} | own
+    for place, position in stored.items():
+        if position is None:
+            continue
+        try:
+            reader.verify_position(reader.parse_position(position))
+        except ReplicatorError as error:
+            fix = error.hint or "replicator drop FILE    # then load anew"
+            findings.failed("pipeline.position", place, error.message, fix)
+            return
+    start = stored[subject]
+    message = f"the source can resume at {start}" if start else "none stored yet: it starts with a load"
+    findings.passed("pipeline.position", subject, message)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 
 from replicator.check import Report, check_files
 from replicator.checklist import Outcome
-from replicator.checkpoint import acquire
+from replicator.checkpoint import acquire, forget
 from replicator.config import load
 from replicator.model import TableName
 from replicator.readers.mysql import MysqlReader
@@ -265,6 +265,7 @@ def test_a_loaded_table_that_is_gone_or_went_elsewhere(bench: Bench, identity: s
         lease = acquire(session, "shop", identity)
         insert_pending(session, lease, reader.describe({name: "orders"}))
         set_table(session, lease, name, state=State.STREAMING)
+        store_position(session, str(reader.position()))
         reader.close()
         assert "gone from the target" in bench.fail_with("target.table").message
         bench.change("tables", **{str(name): {"to": "elsewhere"}})
@@ -337,8 +338,7 @@ def test_a_position_that_was_purged(bench: Bench, identity: str) -> None:
     reader.close()
     with bench.session() as session:
         acquire(session, "shop", identity)
-        session.execute("UPDATE _replicator_checkpoint SET position = %s, read_from = %s", position, position)
-        session.commit()
+        store_position(session, position)
     assert bench.failures() == {}
     server = bench.source.server
     server.execute(f"INSERT INTO {bench.source.database}.orders VALUES (2, 'b', 3)")
@@ -346,6 +346,34 @@ def test_a_position_that_was_purged(bench: Bench, identity: str) -> None:
     last = server.execute("SHOW BINARY LOGS")[-1][0]
     server.execute(f"PURGE BINARY LOGS TO '{last}'")
     assert "drop" in bench.fail_with("pipeline.position").fix
+
+
+def store_position(session: Session, position: str) -> None:
+    session.execute("UPDATE _replicator_checkpoint SET position = %s, read_from = %s", position, position)
+    session.commit()
+
+
+def test_a_position_of_a_table_that_cannot_be_read(bench: Bench, identity: str) -> None:
+    name = TableName(bench.source.database, "orders")
+    bench.target.query(ORDERS)
+    reader = MysqlReader(load(bench.file.path).source)
+    with bench.session() as session:
+        lease = acquire(session, "shop", identity)
+        store_position(session, str(reader.position()))
+        reader.close()
+        insert_pending(session, lease, [build_table("orders", schema=name.schema)])
+        set_table(session, lease, name, state=State.CATCHING_UP, position="damaged")
+    assert bench.fail_with("pipeline.position").subject == str(name)
+
+
+def test_after_a_drop_every_table_is_loaded_anew(bench: Bench, identity: str) -> None:
+    name = TableName(bench.source.database, "orders")
+    with bench.session() as session:
+        lease = acquire(session, "shop", identity)
+        insert_pending(session, lease, [build_table("orders", schema=name.schema)])
+        set_table(session, lease, name, state=State.STREAMING, found=Found.MISSING)
+        forget(session, "shop")
+    assert outcome(bench.check(), "target.table").message == "will be created"
 
 
 def test_fixes_name_the_file_itself(bench: Bench) -> None:
