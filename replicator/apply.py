@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -273,7 +274,7 @@ class Applier:
             raise self._refuse(error, prepared) from None
         except DataError as error:
             raise self._refuse(error, prepared) from None
-        conflicts = _count_conflicts(answers or (), prepared.counts)
+        conflicts = _count_conflicts(answers or ())
         for name, number in conflicts.items():
             self._conflicts[name] = self._conflicts.get(name, 0) + number
         return Applied(prepared.counts, conflicts)
@@ -369,29 +370,15 @@ class Applier:
         return DataError(error.message, table=target, hint=hint)
 
 
-def _count_conflicts(answers: Iterable[Answer], counts: Mapping[TableName, Counts]) -> dict[str, int]:
-    """Conflicts by type, from the counts that no check had fixed (deletes, and all of a careful plan).
-
-    A merge (an UPDATE, then an INSERT of what it did not find, which stands for 0 rows) does not say which of its rows
-    the source had inserted: what it inserted beyond that number was missing, what it lacks existed.
-    """
-    missed = dict.fromkeys((Op.UPDATE, Op.DELETE), 0)
-    merged: dict[TableName, int] = {}
+def _count_conflicts(answers: Iterable[Answer]) -> dict[str, int]:
+    """Conflicts by type: rows that were there or not there against the source's history, and keys not there to delete."""
+    found: Counter[str] = Counter()
     for statement, result in answers:
-        if statement.table is None or statement.expect is not None:
-            continue
-        if statement.op in missed:
-            missed[statement.op] += statement.rows - result.affected_rows
-        elif statement.op is Op.INSERT and statement.rows == 0:
-            name = statement.table.source
-            merged[name] = merged.get(name, 0) + result.affected_rows
-    surplus = [number - counts.get(name, Counts()).inserted for name, number in merged.items()]
-    found = {
-        "insert_exists": sum(-number for number in surplus if number < 0),
-        "update_missing": sum(number for number in surplus if number > 0),
-        "delete_missing": missed[Op.DELETE],
-    }
-    return {name: number for name, number in found.items() if number}
+        if statement.conflict is not None:
+            found[statement.conflict] += result.affected_rows
+        elif statement.op is Op.DELETE:
+            found["delete_missing"] += statement.rows - result.affected_rows
+    return dict(+found)
 
 
 def _join(first: Packet, second: Packet) -> Packet:

@@ -254,4 +254,7 @@ def _soften(step: Step) -> Iterator[Step]:
     if step.action in (Action.DELETE, Action.CLEAR) or step.present is not None:
         yield step
     else:
-        yield Step(step.table, Action.MERGE, step.rows, careful=True, unchecked=step.unchecked)
+        inserted = step.action is Action.INSERT
+        yield Step(
+            step.table, Action.MERGE, step.rows, careful=True, unchecked=step.unchecked, inserted=inserted
+        )

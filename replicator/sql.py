@@ -48,7 +48,8 @@ class Statement(NamedTuple):
 
     ``rows``: how many rows it stands for. ``expect``: the ROW_COUNT (rows matched: the session says FOUND_ROWS) that a
     DO right after it checks, None where it is only counted. ``check_warnings``: that DO checks for no warning too.
-    ``body``: the blocks, of at most 1 MiB, of a LOAD DATA's file.
+    ``body``: the blocks, of at most 1 MiB, of a LOAD DATA's file. ``conflict``: the type of conflict that each row it
+    matches is.
     """
 
     sql: bytes
@@ -58,6 +59,7 @@ class Statement(NamedTuple):
     expect: int | None = None
     check_warnings: bool = False
     body: Sequence[bytes] | None = None
+    conflict: str | None = None
 
 
 class Packet(NamedTuple):
@@ -387,9 +389,10 @@ def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
     """
     shape = _build_update(step.table, None)
     items = _build_rows(step.table, None)(step.rows)
-    for frame, op in ((shape.every, Op.UPDATE), (shape.missing, Op.INSERT)):
-        for statement in _fill(frame, items, step, op, limits):
-            yield statement if op is Op.UPDATE else statement._replace(rows=0)
+    for statement in _fill(shape.every, items, step, Op.UPDATE, limits):
+        yield statement._replace(conflict="insert_exists" if step.inserted else None)
+    for statement in _fill(shape.missing, items, step, Op.INSERT, limits):
+        yield statement._replace(rows=0, conflict=None if step.inserted else "update_missing")
 
 
 def _build_deletes(step: Step, limits: Limits) -> Iterator[Statement]:

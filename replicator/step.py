@@ -30,7 +30,8 @@ class Step(NamedTuple):
     """Rows of one table for one kind of statement.
 
     ``independent``: the rows depend on nothing else in the batch, so the step may run before all others. ``careful``:
-    matches are only counted. ``unchecked``: to be run without foreign key checks, as it was at the source. ``present``:
+    matches are only counted. ``inserted``: the source had inserted a MERGE's rows, so one that exists is a conflict; else
+    one that is missing is. ``unchecked``: to be run without foreign key checks, as it was at the source. ``present``:
     the ordinals whose values the rows carry, None for all (UNCHANGED columns).
     """
 
@@ -42,6 +43,7 @@ class Step(NamedTuple):
     careful: bool = False
     unchecked: bool = False
     present: tuple[int, ...] | None = None
+    inserted: bool = False
 
 
 class Edge(NamedTuple):

@@ -19,8 +19,9 @@ from replicator.errors import (
     TargetUnavailable,
 )
 from replicator.model import Batch, Changes, Checkpoint, Op, TableName
+from replicator.plan import PlanSettings, build_plan
 from replicator.session import Session
-from replicator.sql import CHECK_COUNT, CHECK_LOAD, Packet, Statement
+from replicator.sql import CHECK_COUNT, CHECK_LOAD, Limits, Packet, Statement, build_packets
 from replicator.tablestate import Counts, State, StatusLine, insert_pending, read_status, read_tables
 from replicator.testing import MemoryPosition, build_table
 from tests.accounts import Account
@@ -469,10 +470,12 @@ def test_a_failed_check_is_planned_again_carefully(start: Start, target_account:
 
 def test_a_taken_key_is_merged_and_counted(start: Start, target_account: Account) -> None:
     insert = build_statement(b"INSERT INTO t (id, v) VALUES (1,'new'),(3,'three')", Op.INSERT, 2, None)
-    overwrite = build_statement(b"UPDATE t SET v='new' WHERE id=1", Op.UPDATE, 2, None)
+    overwrite, _ = build_statement(b"UPDATE t SET v='new' WHERE id=1", Op.UPDATE, 2, None)
     rest = build_statement(b"INSERT INTO t (id, v) VALUES (3,'three')", Op.INSERT, 0, None)
     counts = {TABLE.source: Counts(2, 0, 0)}
-    careful = Prepared(build_batch(1), [build_packet(overwrite, rest)], counts)
+    careful = Prepared(
+        build_batch(1), [build_packet((overwrite._replace(conflict="insert_exists"), None), rest)], counts
+    )
     fast = Prepared(build_batch(1), [build_packet(insert)], counts, lambda: careful)
     assert start().apply(fast).conflicts == {"insert_exists": 1}
     assert target_account.query("SELECT id, v FROM t ORDER BY id") == [(1, "new"), (2, "two"), (3, "three")]
@@ -560,3 +563,61 @@ def test_table_positions_move_in_the_batch(start: Start, target_account: Account
     with pytest.raises(TargetError, match="control tables"):
         applier.apply(Prepared(Batch(unknown, [], 1, 0, 0), (), {}))
     assert read_stored(target_account) == ("memory:3", 1)
+
+
+# --- real plans -------------------------------------------------------------------------------------------------------
+
+ROWS = build_table("r")
+
+
+def prepare_changes(*changes: Changes, checks: bool = False) -> Prepared:
+    """A batch as the pipeline prepares it: the fast plan, and the careful one when that is refused."""
+    batch = Batch(build_batch(1).checkpoint, list(changes), 1, 1, 100)
+
+    def prepare_plan(careful: bool) -> Prepared:
+        steps = build_plan(changes, PlanSettings(careful=careful, checks=checks))
+        packets = list(build_packets(steps, Limits(64 << 20, True)))
+        replan = None if careful else lambda: prepare_plan(True)
+        return Prepared(batch, packets, count_changes(changes), replan)
+
+    return prepare_plan(False)
+
+
+def test_conflicts_of_a_real_plan_are_counted_by_type(start: Start, target_account: Account) -> None:
+    """source_wins (SEMANTICS §5.6): what is there is overwritten, what is missing is inserted, what is gone is gone."""
+    target_account.query("CREATE TABLE r (id INT PRIMARY KEY, v VARCHAR(50))")
+    target_account.query("INSERT INTO r VALUES (1,'app'),(2,'old'),(3,'gone')")
+    applier = start()
+    insert_pending(applier.session, applier.lease, [ROWS])
+    applied = applier.apply(
+        prepare_changes(
+            Changes(ROWS, Op.INSERT, (), [(1, b"new"), (7, b"seven")]),
+            Changes(ROWS, Op.UPDATE, [(2, b"old"), (8, b"x")], [(2, b"two"), (8, b"eight")]),
+            Changes(ROWS, Op.DELETE, [(3, b"gone"), (9, b"y")], ()),
+        )
+    )
+    assert applied.conflicts == {"insert_exists": 1, "update_missing": 1, "delete_missing": 1}
+    assert applied.counts == {ROWS.source: Counts(2, 2, 2)}
+    expected = [(1, "new"), (2, "two"), (7, "seven"), (8, "eight")]
+    assert target_account.query("SELECT * FROM r ORDER BY id") == expected
+    applier.keepalive(None, now=True)
+    counted = target_account.query(
+        "SELECT insert_exists, update_missing, delete_missing FROM _replicator_status"
+    )
+    assert counted == [(1, 1, 1)]
+
+
+def test_a_clean_batch_of_a_real_plan_has_no_conflicts(start: Start, target_account: Account) -> None:
+    target_account.query("CREATE TABLE r (id INT PRIMARY KEY, v VARCHAR(50))")
+    target_account.query("INSERT INTO r VALUES (2,'old'),(3,'gone')")
+    applier = start()
+    insert_pending(applier.session, applier.lease, [ROWS])
+    applied = applier.apply(
+        prepare_changes(
+            Changes(ROWS, Op.INSERT, (), [(number, b"new") for number in range(10, 1010)]),
+            Changes(ROWS, Op.UPDATE, [(2, b"old")], [(2, b"two")]),
+            Changes(ROWS, Op.DELETE, [(3, b"gone")], ()),
+        )
+    )
+    assert applied.conflicts == {}
+    assert target_account.query("SELECT COUNT(*), SUM(v='new') FROM r") == [(1001, 1000)]
