@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
@@ -206,7 +206,7 @@ class MysqlReader:
 
     def read(
         self, start: Position, tables: Sequence[TableSchema], stop: threading.Event
-    ) -> Iterator[StreamItem]:
+    ) -> Generator[StreamItem, None, None]:
         """See ``base.Reader.read``. A lost connection is waited for, however long; everything else is raised."""
         assert isinstance(start, MysqlPosition)
         selection = Selection(tables, fold=self._server.fold)

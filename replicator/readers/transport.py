@@ -73,6 +73,7 @@ AWAY_CODES: Final = frozenset(
 """Server and client error numbers after which the same connect may work later."""
 
 LOGIN_CODES: Final = frozenset({1044, 1045, 1130, 1251, 1698, 1862, 2059, 3118, 3159, 4151})
+GRANT: Final = "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the source's user"
 PRIVILEGE_CODES: Final = frozenset({1142, 1143, 1227, 1370})
 
 
@@ -264,12 +265,19 @@ def open_link(connect: Connect, start: MysqlPosition, replica: Replica, *, waits
         for connection in opened:
             connection._force_close()
         if isinstance(error, (pymysql.err.Error, OSError)):
-            raise explain(error, _address(opened)) from error
+            raise _explain_start(error, opened) from error
         raise
 
 
-def _address(opened: list[pymysql.Connection[Any]]) -> str:
-    return f"{opened[0].host}:{opened[0].port}" if opened else "source"
+def _explain_start(error: pymysql.err.Error | OSError, opened: list[pymysql.Connection[Any]]) -> SourceError:
+    """Once the session is open, "access denied" (1045, to a registration) is about the right to read the log."""
+    address = f"{opened[0].host}:{opened[0].port}" if opened else "source"
+    if opened and error.args and error.args[0] in LOGIN_CODES | PRIVILEGE_CODES:
+        return SourceError(
+            f"{address}: {error.args[1]} ({error.args[0]}): the account may not read the binary log",
+            hint=GRANT,
+        )
+    return explain(error, address)
 
 
 def _start_options(start: MysqlPosition) -> dict[str, object]:
@@ -331,9 +339,7 @@ def explain(error: pymysql.err.Error | OSError, address: str) -> SourceError:
             f"{text} ({code})", hint="check source.user, source.password and the account's host"
         )
     if code in PRIVILEGE_CODES:
-        return SourceError(
-            f"{text} ({code})", hint="GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the source's user"
-        )
+        return SourceError(f"{text} ({code})", hint=GRANT)
     return SourceError(f"{text} ({code})")
 
 
@@ -345,6 +351,8 @@ def _explain_dump(text: str) -> SourceError:
             f"{text} (1236)",
             hint="another process reads with this pipeline's server_id: stop it, or give one of them its own pipeline",
         )
+    if "log is not open" in lower:
+        return SourceError(f"{text} (1236)", hint="set log_bin at the source and restart it")
     if "corrupt" in lower or "bogus data" in lower or "read error" in lower:
         return SourceError(f"{text} (1236)", hint="the source's binary log is damaged; see its error log")
     return PositionLost(
