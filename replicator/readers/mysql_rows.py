@@ -10,6 +10,7 @@ EOF (0xFE, shorter than 9 bytes) or ERR (0xFF) ends them; a payload of 2^24-1 by
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -56,7 +57,8 @@ def read_rows(connection: Any, sql: bytes, parse: RowParser) -> Iterator[list[Ro
             buffer, offset = _receive(connection, buffer, offset, state)
     except GeneratorExit:
         if not ended:
-            _drain(connection, buffer, offset)
+            with contextlib.suppress(SnapshotLost):  # nobody listens any more; the session's next use will say it
+                _drain(connection, buffer, offset)
         raise
 
 

@@ -94,7 +94,8 @@ class MysqlSession:
             yield
         finally:
             if self._kind == "mysql" and self._connection.open:
-                self.query("ROLLBACK TO SAVEPOINT chunk")
+                with contextlib.suppress(SnapshotLost):  # what was read is whole; the next use will say it
+                    self.query("ROLLBACK TO SAVEPOINT chunk")
 
     def _select(self, table: TableSchema) -> tuple[bytes, RowParser]:
         known = self._selects.get(table.source)
