@@ -77,6 +77,12 @@ class SourceUnavailable(SourceError):
     retryable = True
 
 
+class SourceTaken(SourceError):
+    """Another process has begun to read for this pipeline; the target's epoch says who has it now (SEMANTICS §4.4)."""
+
+    code = "source_taken"
+
+
 class PositionLost(SourceError):
     """The stored position cannot be resumed: purged, another server, a reset log."""
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 import pymysql
 
 from replicator.config import Source, connect_options
-from replicator.errors import PositionLost, SourceError, SourceUnavailable, UnsupportedEvent
+from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
 from replicator.model import Idle, Position, StreamItem, TableName, TableSchema
 from replicator.readers import mysql_catalog, mysql_checks, mysql_snapshot, shortdump
 from replicator.readers.base import Requirement, Snapshot
@@ -67,6 +67,7 @@ class MysqlReader:
         self._spill_dir = spill_dir
         self._waiting = ""
         self._link: Link | None = None
+        self._dump_id = 0  # connection id of the last dump of this stream
         with self._session() as connection:
             server = _identify(connection)
         self.identity = server.identity
@@ -98,6 +99,42 @@ class MysqlReader:
 
     def _connect_dump(self) -> pymysql.Connection[Any]:
         return self._connect(read_timeout=HANDSHAKE_SECONDS, write_timeout=HANDSHAKE_SECONDS)
+
+    def _connect_stream(self) -> pymysql.Connection[Any]:
+        """The session that becomes the pipeline's dump; nobody else reads under its server_id from here on."""
+        connection = self._connect_dump()
+        try:
+            if self.short_id:
+                self._claim(connection)
+            self._dump_id = connection.thread_id()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _claim(self, connection: pymysql.Connection[Any]) -> None:
+        """Take the lock that says who reads for this pipeline; a newcomer ends whoever has it.
+
+        A server ends the older of two dumps with one server_id, and MariaDB does not say why: without the lock two
+        processes would push each other out for ever. Who finds it taken after a loss was replaced, unless by the ghost
+        of its own lost connection.
+        """
+        lock = f"replicator:{self.short_id}"
+        sql = "SELECT IF(GET_LOCK(%s, 0), 0, IS_USED_LOCK(%s)) AS holder"
+        holder = int(fetch(connection, sql, [lock, lock])[0]["holder"] or 0)
+        if not holder:
+            return
+        if self._dump_id not in (0, holder):
+            raise SourceTaken(
+                f"{self._source.address}: connection {holder} has begun to read with this pipeline's server_id",
+                hint="another process runs this pipeline: stop one of them",
+            )
+        with contextlib.suppress(pymysql.MySQLError), connection.cursor() as cursor:
+            cursor.execute(f"KILL {holder}")  # it may have gone by itself
+        if not fetch(connection, "SELECT GET_LOCK(%s, 10) AS got", [lock])[0]["got"]:
+            raise SourceUnavailable(
+                f"{self._source.address}: connection {holder} still reads for this pipeline"
+            )
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[pymysql.Connection[Any]]:
@@ -212,11 +249,12 @@ class MysqlReader:
         selection = Selection(tables, fold=self._server.fold)
         position: MysqlPosition = start
         delay = FIRST_DELAY
+        self._dump_id = 0
         while not stop.is_set():
             transactions: Transactions | None = None
             try:
                 self.verify_position(position)
-                link = self._link = open_link(self._connect_dump, position, self._replica())
+                link = self._link = open_link(self._connect_stream, position, self._replica())
                 self._waiting = ""
                 transactions = Transactions(
                     link,

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 import pymysql
 from pymysqlreplication import BinLogStreamReader
 
-from replicator.errors import PositionLost, SourceError, SourceUnavailable, UnsupportedEvent
+from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
 from replicator.readers import binlog
 from replicator.readers.gtid import FilePosition, MariadbPosition, MysqlPosition
 
@@ -347,7 +347,7 @@ def _explain_dump(text: str) -> SourceError:
     """Error 1236 has many meanings; only its text tells them apart."""
     lower = text.lower()
     if "same server_uuid/server_id" in lower:
-        return SourceError(
+        return SourceTaken(
             f"{text} (1236)",
             hint="another process reads with this pipeline's server_id: stop it, or give one of them its own pipeline",
         )

@@ -52,7 +52,7 @@ def test_error_texts_become_errors_with_a_remedy() -> None:
     purged = "Cannot replicate because the source purged required binary logs."
     assert explain(1236, purged)[0] == "position_lost"
     twin = "A replica with the same server_uuid/server_id as this replica has connected to the source"
-    assert explain(1236, twin)[0] == "source"
+    assert explain(1236, twin)[0] == "source_taken"
     assert "another process" in explain(1236, twin)[1]
 
 
