@@ -88,6 +88,8 @@ def _write_container(data: bytes, kind: int, at: int, write: _Writer) -> None:
     width = 4 if large else 2
     count = int.from_bytes(data[at : at + width], "little")
     entry = at + 2 * width
+    if entry + count > len(data):
+        raise ValueError("a JSON container is cut off")
     keys = [b""] * count
     if kind in (_SMALL_OBJECT, _LARGE_OBJECT):
         keys = _read_keys(data, at, entry, count, width)

@@ -293,7 +293,7 @@ def _checked(parse: Callable[_P, _R]) -> Callable[_P, _R]:
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             return parse(*args, **kwargs)
-        except (struct.error, IndexError, ValueError, zlib.error, zstandard.ZstdError) as error:
+        except (struct.error, LookupError, ValueError, zlib.error, zstandard.ZstdError) as error:
             what = parse.__name__.removeprefix("parse_").replace("_", " ")
             raise UnsupportedEvent(
                 f"a {what} event of the source's log does not parse: {error}",
@@ -573,9 +573,11 @@ def parse_incident(buffer: bytes, start: int, end: int) -> Incident:
     return Incident(number, buffer[start + 3 : start + 3 + size].decode(errors="replace"))
 
 
-@_checked
 def parse_rows_header(event_type: int, buffer: bytes, start: int, end: int) -> RowsHeader:
-    """Any rows event: v1 and v2 with extra data (partitions, NDB), compressed or not."""
+    """Any rows event: v1 and v2 with extra data (partitions, NDB), compressed or not.
+
+    Raises LookupError, ValueError or zlib.error: the decoder, which knows the table's name, makes the error of them.
+    """
     table_id = int.from_bytes(_take(buffer, start, 6, end), "little")
     flags = int.from_bytes(_take(buffer, start + 6, 2, end), "little")
     at = start + 8
@@ -601,9 +603,14 @@ def inflate(data: bytes) -> bytes:
         raise ValueError("not compressed with zlib")
     start = 1 + (data[0] & 7)
     size = int.from_bytes(data[1:start], "big")
-    out = zlib.decompress(data[start:], bufsize=max(size, 1))
+    return inflate_exactly(data[start:], size, zlib.MAX_WBITS)
+
+
+def inflate_exactly(data: bytes, size: int, window_bits: int) -> bytes:
+    """zlib data to ``size`` bytes. Raises ValueError for any other length, without inflating much more than that."""
+    out = zlib.decompressobj(window_bits).decompress(data, size + 1)
     if len(out) != size:
-        raise ValueError(f"inflates to {len(out)} bytes, not {size}")
+        raise ValueError(f"it does not inflate to the {size} bytes it names")
     return out
 
 
@@ -621,7 +628,7 @@ def read_payload(buffer: bytes, start: int, end: int) -> Iterator[bytes]:
         algorithm, at = _parse_payload_header(buffer, start, end)
         blocks = _unpack_blocks(algorithm, buffer, at, end)
         yield from _cut_events(blocks)
-    except (struct.error, IndexError, ValueError, KeyError, zstandard.ZstdError) as error:
+    except (struct.error, LookupError, ValueError, zstandard.ZstdError) as error:
         raise UnsupportedEvent(
             f"a compressed transaction (TRANSACTION_PAYLOAD) of the source's log does not parse: {error}",
             hint="Check the log with mysqlbinlog; if it reads well there, report this with the server's version.",

@@ -23,7 +23,15 @@ from replicator.readers.tablemap import TableMap
 _Reader: TypeAlias = Callable[[bytes, int, int], tuple[Sequence[Row], Sequence[Row]]]
 _OPS: Final = {Op.INSERT: binlog.INSERT_TYPES, Op.UPDATE: binlog.UPDATE_TYPES, Op.DELETE: binlog.DELETE_TYPES}
 
-_BAD_BYTES: Final = (struct.error, IndexError, KeyError, ValueError, OverflowError, zlib.error)
+_BAD_BYTES: Final = (
+    struct.error,
+    IndexError,
+    KeyError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    zlib.error,
+)
 _BITMAP_FORMATS: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 

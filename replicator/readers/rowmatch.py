@@ -43,6 +43,7 @@ _LOG_TYPES: Final[dict[str, frozenset[int]]] = {
     "inet4": frozenset({types.STRING}),
     "inet6": frozenset({types.STRING}),
 }
+_FIXED_SIZES: Final = {"uuid": 16, "inet4": 4, "inet6": 16}
 _SYNONYMS: Final = {"integer": "int", "real": "double", "numeric": "decimal"}
 _TEMPORALS_WITH_FRACTION: Final = frozenset({types.TIME2, types.DATETIME2, types.TIMESTAMP2})
 
@@ -117,6 +118,8 @@ def _explain_digits(one: ColumnMap, name: str, numbers: tuple[int, ...], column:
         logged, declared = (one.meta,), numbers or (0,)
     elif one.type == types.BIT or name == "binary":
         logged, declared = (one.meta,), numbers or (1,)
+    elif name in _FIXED_SIZES:
+        logged, declared = (one.meta,), (_FIXED_SIZES[name],)
     else:
         return None
     spelled = ",".join(map(str, logged))
@@ -132,7 +135,7 @@ def _explain_charset(one: ColumnMap, column: Column) -> str | None:
     if column.kind is Kind.TEXT:
         declared = "utf8mb3" if column.charset == "utf8" else column.charset
         return None if logged == declared else f"{logged} in the log, {declared} in the table"
-    if column.kind is Kind.BINARY and logged != "binary":
+    if column.kind not in {Kind.ENUM, Kind.SET} and logged != "binary":
         return f"{logged} text in the log, {column.source_type} in the table"
     return None
 

@@ -14,6 +14,8 @@ from datetime import date, timedelta
 from functools import cache
 from typing import Final, Generic, TypeVar
 
+from replicator.readers.binlog import inflate_exactly
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -273,10 +275,7 @@ def inflate_column(raw: bytes) -> bytes:
         raise ValueError(f"a compressed value of method {head >> 4}")
     start = 1 + (head & 7)
     size = int.from_bytes(raw[1:start], "big")
-    value = zlib.decompress(raw[start:], -zlib.MAX_WBITS if head & 8 else zlib.MAX_WBITS, max(size, 1))
-    if len(value) != size:
-        raise ValueError(f"a compressed value inflates to {len(value)} bytes, not {size}")
-    return value
+    return inflate_exactly(raw[start:], size, -zlib.MAX_WBITS if head & 8 else zlib.MAX_WBITS)
 
 
 @cache

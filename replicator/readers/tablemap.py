@@ -139,7 +139,7 @@ def parse_table_map(buffer: bytes, start: int, end: int, *, is_mariadb: bool) ->
         character = _MARIADB_CHARACTER if is_mariadb else _MYSQL_CHARACTER
         described = _add_metadata(columns, fields, character)
         return TableMap(table_id, flags, schema, table, described, primary_key)
-    except (IndexError, KeyError, StopIteration, ValueError, struct.error) as error:
+    except (LookupError, StopIteration, ValueError, struct.error) as error:
         raise UnsupportedEvent(
             f"{schema}.{table}: the columns of this table in the source's log do not parse: {error!r}",
             hint="Deselect this table (`skip: true`), or report it with its definition and the server's version.",

@@ -1,4 +1,4 @@
-"""Any value of a type, through a real server's log: the decoder gives what the server shows (all rows of a batch at once)."""
+"""Any value of a type, through a real server's log: the decoder gives what the server shows."""
 
 from __future__ import annotations
 
