@@ -140,6 +140,16 @@ def test_a_crash_after_the_statement_marks_it(
     assert read_notes(target_account)[0][3] == "done"
 
 
+def test_an_older_process_cannot_bring_a_pending_statement_to_its_end(
+    session: Session, lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    note_pending(session, fingerprint(session, "t"), None)
+    acquire(session, "shop", "memory")
+    with pytest.raises(Fenced):
+        open_barrier(lease).recover()
+    assert read_columns(target_account) == ["id"]
+
+
 def test_a_table_that_is_neither_is_left_to_a_human(
     session: Session, lease: Lease, open_barrier: Open, target_account: Account
 ) -> None:
