@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from replicator.model import Changes, Row, TableName, TableSchema, Value
 from replicator.readers import binlog, rowcodec, tablemap
@@ -99,6 +99,6 @@ def unpack(event: LogEvent) -> Iterator[LogEvent]:
             at += size
 
 
-def show(value: Any) -> Value:
+def show(value: Value) -> Value:
     """Equal for equal bits: floats by their exact text, so that -0.0 is not 0.0."""
-    return value.hex().encode() if isinstance(value, float) else value  # type: ignore[no-any-return]
+    return value.hex().encode() if isinstance(value, float) else value

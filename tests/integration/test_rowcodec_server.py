@@ -11,12 +11,13 @@ import pytest
 
 from replicator.errors import UnsupportedEvent
 from replicator.model import Column, Kind, Op, Row, TableName, TableSchema, Value
-from replicator.readers import binlog, rowcodec, tablemap
+from replicator.readers import binlog, collations, rowcodec, tablemap
 from replicator.readers.mysql_catalog import describe
 from replicator.servers import Server
 from replicator.typemap.mysql import select_expression, text_converter
 from tests.accounts import pick_name
 from tests.rowlog import Log, show
+from tests.type_zoo import describe_all, make_zoo
 
 SQL_MODE = "ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO"
 
@@ -37,10 +38,12 @@ def database(source_server: Server) -> Iterator[str]:
         yield name
 
 
-def create(server: Server, database: str, table: str, columns: Columns, options: str = "") -> None:
+def create(
+    server: Server, database: str, table: str, columns: Columns, *, options: str = "", keys: str = ""
+) -> None:
     definitions = ", ".join(f"c{i} {definition}" for i, definition in enumerate(columns))
     server.execute(
-        f"SET SESSION sql_mode='{SQL_MODE}'; CREATE TABLE {table} (id INT PRIMARY KEY, {definitions}) {options}",
+        f"SET SESSION sql_mode='{SQL_MODE}'; CREATE TABLE {table} (id INT PRIMARY KEY, {definitions}{keys}) {options}",
         database=database,
     )
 
@@ -124,10 +127,10 @@ def assert_equal(schema: TableSchema, got: Sequence[Row], expected: Sequence[Row
             )
 
 
-def check(server: Server, database: str, columns: Columns, options: str = "") -> list[Row]:
+def check(server: Server, database: str, columns: Columns, *, options: str = "", keys: str = "") -> list[Row]:
     """Insert, update every row twice, delete: all images are what the server shows."""
     table = pick_name()
-    create(server, database, table, columns, options)
+    create(server, database, table, columns, options=options, keys=keys)
     log = Log(server)
     fill(server, database, table, columns)
     schema = schema_of(server, database, table)
@@ -141,9 +144,14 @@ def check(server: Server, database: str, columns: Columns, options: str = "") ->
     changes = log.changes([schema])
     assert {c.op for c in changes} == {Op.UPDATE, Op.DELETE}
     moved = [(int(row[0]) + 1000, *row[1:]) for row in expected]  # type: ignore[arg-type]
-    for op, image, rows in ((Op.UPDATE, 2, expected), (Op.UPDATE, 3, moved), (Op.DELETE, 2, moved)):
-        found = [row for c in changes if c.op is op for row in c[image]]
-        assert_equal(schema, sorted(found, key=lambda row: row[0]), rows, op.name)  # type: ignore[arg-type,return-value]
+    updates = [c for c in changes if c.op is Op.UPDATE]
+    deletes = [c for c in changes if c.op is Op.DELETE]
+    for images, rows in (
+        ([row for c in updates for row in c.before], expected),
+        ([row for c in updates for row in c.after], moved),
+        ([row for c in deletes for row in c.before], moved),
+    ):
+        assert_equal(schema, sorted(images, key=lambda row: int(row[0])), rows, "update and delete")  # type: ignore[arg-type]
     return expected
 
 
@@ -476,7 +484,10 @@ def test_any_number_of_columns(source_server: Server, database: str, count: int)
 
 def test_partitioned_tables(source_server: Server, database: str) -> None:
     check(
-        source_server, database, {"INT": ["1", "2"], "TEXT": ["'a'"]}, "PARTITION BY HASH (id) PARTITIONS 3"
+        source_server,
+        database,
+        {"INT": ["1", "2"], "TEXT": ["'a'"]},
+        options="PARTITION BY HASH (id) PARTITIONS 3",
     )
 
 
@@ -572,3 +583,43 @@ def test_labels_beyond_the_catalogs_character_set_are_told(source_server: Server
         rowcodec.explain_mismatch(table_map, schema)
         == "column e: its member '😀' in the log is '?' in the table"
     )
+
+
+def test_mariadbs_hidden_column_of_a_long_unique_index(mariadb_source: Server) -> None:
+    columns = {"TEXT": ["'a'", "'b'"], "INT": ["1"], "VARCHAR(3000) CHARACTER SET utf8mb4": ["'x'", "'y'"]}
+    with fresh_database(mariadb_source) as database:
+        check(mariadb_source, database, columns, keys=", UNIQUE (c0), UNIQUE (c2)")
+
+
+ZOO_VALUES = {
+    "shapes": "(p) VALUES (ST_GeomFromText('POINT(1 1)'))",
+    "modern": "(id, p) VALUES (1, ST_GeomFromText('POINT(1 1)', 4326))",
+}
+
+
+def test_no_column_of_the_zoo_looks_like_another(source_server: Server, database: str) -> None:
+    """The catalog's schemas match the log's table maps, with every default, index, collation and key there is."""
+    make_zoo(source_server, database)
+    with source_server.connect() as connection:
+        schemas = describe_all(connection, database, skip=("versioned",))
+    log = Log(source_server)
+    for schema in schemas:
+        table = schema.source.table
+        values = ZOO_VALUES.get(table) if table == "shapes" or source_server.kind == "mysql" else None
+        source_server.execute(
+            f"SET SESSION sql_mode='', foreign_key_checks=0; INSERT INTO {table} {values or '() VALUES ()'}",
+            database=database,
+        )
+    rows = log.inserted(schemas)
+    for schema in schemas:
+        assert_equal(
+            schema, rows[schema.source.table], server_rows(source_server, schema), str(schema.source)
+        )
+
+
+def test_every_collation_of_the_server_is_known(source_server: Server) -> None:
+    table = "COLLATIONS" if source_server.kind == "mysql" else "COLLATION_CHARACTER_SET_APPLICABILITY"
+    listed = source_server.execute(f"SELECT ID, CHARACTER_SET_NAME FROM information_schema.{table}")
+    assert len(listed) > 200
+    for number, charset in listed:
+        assert collations.charset_of(number) == ("utf8mb3" if charset == "utf8" else charset)
