@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 MERGE_ROWS = 5_000  # rows planned together where the target table has rows of others
 INSERT_ROWS = 2_000
+GROUP_BYTES = 8 << 20  # rows rendered together, where they are wide
 
 Read = Callable[[], Iterator[list[Row]]]
 """Starts reading a chunk's rows from the snapshot, again for every attempt."""
@@ -279,13 +280,15 @@ def _render(
 
 
 def _regroup(blocks: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
-    """Blocks of at least ``rows`` rows, but for the last."""
+    """Blocks of at least ``rows`` rows or ``GROUP_BYTES``, but for the last."""
     gathered: list[Row] = []
+    size = 0
     for block in blocks:
         gathered += block
-        if len(gathered) >= rows:
+        size += sum(len(value) for row in block for value in row if isinstance(value, bytes))
+        if len(gathered) >= rows or size >= GROUP_BYTES:
             yield gathered
-            gathered = []
+            gathered, size = [], 0
     if gathered:
         yield gathered
 

@@ -409,13 +409,13 @@ def _format_chunk(table: TableSchema, job: _Job) -> str:
     """What names a chunk to people: its number and the key at its ends."""
     assert job.span is not None
     names = ", ".join(table.columns[ordinal].name for ordinal in table.key)
-    low, high = (_format_key(end) for end in job.span)
+    low, high = _format_key(job.span.low, "the first"), _format_key(job.span.high, "the last")
     return f"{job.number} of {job.copy.chunks}, ({names}) from {low} to {high}"
 
 
-def _format_key(values: tuple[object, ...] | None) -> str:
+def _format_key(values: tuple[object, ...] | None, end: str) -> str:
     if values is None:
-        return "the end"
+        return end
     texts = (
         value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
         for value in values

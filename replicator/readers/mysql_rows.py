@@ -11,7 +11,9 @@ EOF (0xFE, shorter than 9 bytes) or ERR (0xFF) ends them; a payload of 2^24-1 by
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ import pymysql
 from pymysql.constants import COMMAND
 
 from replicator.errors import SnapshotLost, SourceError
-from replicator.model import Column, Kind, Row
+from replicator.model import Column, Kind, Row, Value
 from replicator.typemap.mysql import text_converter
 
 RECEIVE: Final = 1 << 18
@@ -57,7 +59,9 @@ def read_rows(connection: Any, sql: bytes, parse: RowParser) -> Iterator[list[Ro
             buffer, offset = _receive(connection, buffer, offset, state)
     except GeneratorExit:
         if not ended:
-            with contextlib.suppress(SnapshotLost):  # nobody listens any more; the session's next use will say it
+            with contextlib.suppress(
+                SnapshotLost
+            ):  # nobody listens any more; the session's next use will say it
                 _drain(connection, buffer, offset)
         raise
 
@@ -164,6 +168,7 @@ def build_error(error: pymysql.MySQLError) -> SourceError:
 def build_parser(columns: Sequence[Column]) -> RowParser:
     """A parser for rows of exactly these columns, selected with ``typemap.mysql.select_expression``."""
     names: dict[str, Any] = {"int": int, "float": float, "long": _read_long, "join": _join, "fail": _fail}
+    names["unpack"] = struct.Struct("<I").unpack_from
     body: list[str] = []
     for number, column in enumerate(columns):
         body.extend(_column_code(number, column, names))
@@ -174,13 +179,12 @@ def build_parser(columns: Sequence[Column]) -> RowParser:
             "    append = rows.append",
             "    end = len(buf) - 4",
             "    while pos < end:",
-            "        n = buf[pos] | buf[pos + 1] << 8 | buf[pos + 2] << 16",
+            f"        n = unpack(buf, pos)[0] & {_FULL}",
             "        p = pos + 4",
             "        after = p + n",
             "        if after > end + 4:",
             "            break",
-            "        b = buf[p]",
-            "        if b > 253 and (b == 255 or n < 9):",
+            "        if buf[p] > 253 and (buf[p] == 255 or n < 9):",
             f"            return pos, {END}",
             "        data = buf",
             f"        if n == {_FULL}:",
@@ -204,30 +208,35 @@ def build_parser(columns: Sequence[Column]) -> RowParser:
 
 
 _SHORT: Final = {Kind.INTEGER, Kind.BIT, Kind.FLOAT, Kind.DOUBLE, Kind.PLAIN, Kind.ENUM, Kind.SET}
+_CHARACTERS: Final = re.compile(r"(?:var)?(?:char|binary)\((\d+)\)", re.IGNORECASE)
+_SHORTEST_LONG: Final = 251  # bytes from which a length takes more than one
+
+
+def _is_short(column: Column) -> bool:
+    """Whether every value's length fits in one byte; no character set has more than four bytes a character."""
+    if column.kind in _SHORT:
+        return True
+    match = _CHARACTERS.match(column.source_type)
+    return match is not None and int(match[1]) * 4 < _SHORTEST_LONG
 
 
 def _column_code(number: int, column: Column, names: dict[str, Any]) -> list[str]:
     """The lines that read one column at ``p`` of ``data``; what cannot be NULL or long is not asked about."""
     wrap = _converter_code(number, column, names)
-    plain = [f"q = p + 1 + b; c{number} = {wrap.format('data[p + 1:q]')}; p = q"]
-    null = [f"c{number} = None; p += 1"]
-    long = [f"value, p = long(data, p); c{number} = {wrap.format('value')}"]
-    lines = ["b = data[p]"]
-    if column.kind in _SHORT and not column.nullable:
-        return lines + plain
-    lines += [
-        "if b < 251:",
-        *_indent(plain),
-        "elif b == 251:" if column.kind not in _SHORT else "else:",
-        *_indent(null),
+    plain = f"c{number} = {wrap.format('data[p + 1:q]')}; p = q"
+    is_short = _is_short(column)
+    if is_short and not column.nullable:
+        return [f"q = p + 1 + data[p]; {plain}"]
+    lines = [
+        "b = data[p]",
+        f"if b < {_SHORTEST_LONG}:",
+        f"    q = p + 1 + b; {plain}",
+        f"elif b == {_SHORTEST_LONG}:",
+        f"    c{number} = None; p += 1",
     ]
-    if column.kind not in _SHORT:
-        lines += ["else:", *_indent(long)]
+    if not is_short:
+        lines += ["else:", f"    value, p = long(data, p); c{number} = {wrap.format('value')}"]
     return lines
-
-
-def _indent(lines: list[str]) -> list[str]:
-    return ["    " + line for line in lines]
 
 
 def _converter_code(number: int, column: Column, names: dict[str, Any]) -> str:
@@ -237,7 +246,22 @@ def _converter_code(number: int, column: Column, names: dict[str, Any]) -> str:
     if converter in (int, float):
         return f"{converter.__name__}({{}})"
     names[f"convert{number}"] = converter
+    if column.kind is Kind.ENUM:
+        names[f"labels{number}"] = _Labels(converter)
+        return f"labels{number}[{{}}]"
     return f"convert{number}({{}})"
+
+
+class _Labels(dict[bytes, Value]):
+    """The labels that were met, by the text of their number."""
+
+    def __init__(self, convert: Callable[[bytes], Value]) -> None:
+        super().__init__()
+        self._convert = convert
+
+    def __missing__(self, text: bytes) -> Value:
+        value = self[text] = self._convert(text)
+        return value
 
 
 def _read_long(data: bytes, p: int) -> tuple[bytes, int]:
