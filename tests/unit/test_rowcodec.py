@@ -150,6 +150,20 @@ def test_an_event_is_read_where_it_stands() -> None:
         assert changes.after == [with_nulls([1, 2, 3, 5, 6, 7, 8, 9])]
 
 
+def test_a_last_image_of_nulls_may_end_with_the_buffer() -> None:
+    """It is shorter than the struct that reads an image without NULLs."""
+    places = (0, 1, 4, 5, 8)
+    pieces = [PIECES[i] for i in places]
+    raw = event(binlog.WRITE_ROWS, image((), pieces) + image([1, 3, 4], pieces), len(places))
+    decoder = make([COLUMNS[i] for i in places])
+    whole = tuple(WHOLE[i] for i in places)
+    for buffer in (raw, raw + b"crc!", b"#" + raw):
+        start = buffer.index(raw)
+        changes = decoder.decode(binlog.WRITE_ROWS, buffer, start, start + len(raw))
+        assert changes.after == [whole, (7, None, b"-0.50", None, None)]
+        assert changes.size == len(raw) - len(event(binlog.WRITE_ROWS, b"", len(places)))
+
+
 def test_extra_data_of_partitions_is_skipped() -> None:
     raw = event(binlog.WRITE_ROWS, image())
     raw = raw[:8] + b"\x05\0\x01\x02\x03" + raw[10:]
