@@ -7,6 +7,7 @@ case and accents (utf8mb4_0900_ai_ci).
 from __future__ import annotations
 
 import copy
+import random
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -194,6 +195,31 @@ class Program:
     end: Model
 
 
+def choose_rules(chance: random.Random) -> tuple[str, str, str, str]:
+    """Arguments of ``build_tables``."""
+    return (
+        chance.choice(["RESTRICT", "CASCADE"]),
+        chance.choice(["RESTRICT", "CASCADE"]),
+        chance.choice(["RESTRICT", "SET NULL", "CASCADE"]),
+        chance.choice(["RESTRICT", "CASCADE", "SET NULL"]),
+    )
+
+
+def choose_orders(chance: random.Random) -> list[tuple[Any, ...]]:
+    """What a program tries: on all tables, on some, or on one; with and without TRUNCATE."""
+    numbers = chance.choice([[0, 1, 2, 3], [0, 1], [2], [0, 0, 1, 1, 1]])
+    whats = ["insert"] * 8 + ["update"] * 8 + ["delete"] * 4 + ["truncate"] * chance.choice([0, 1])
+    return [
+        (
+            chance.choice(numbers),
+            chance.choice(whats),
+            chance.randrange(1 << 12),
+            [chance.randrange(41) for _ in range(5)],
+        )
+        for _ in range(chance.choice([10, 60, 150]))
+    ]
+
+
 def run_program(
     tables: list[TableSchema], orders: list[tuple[Any, ...]], *, checks: bool, logged: bool
 ) -> Program:
@@ -214,7 +240,7 @@ def run_program(
 
 
 def _choose(
-    model: Model, table: TableSchema, what: str, choice: int, values: tuple[Any, ...]
+    model: Model, table: TableSchema, what: str, choice: int, values: list[int]
 ) -> tuple[Row | None, Row | None] | None:
     row = tuple(_fit(column, value) for column, value in zip(table.columns, values, strict=False))
     if what == "truncate":
