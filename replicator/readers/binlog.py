@@ -625,9 +625,12 @@ def read_payload(buffer: bytes, start: int, end: int) -> Iterator[bytes]:
     Each buffer is about 1 MiB, or one larger event: memory stays bounded by the largest event, not the transaction (I9).
     """
     try:
-        algorithm, at = _parse_payload_header(buffer, start, end)
-        blocks = _unpack_blocks(algorithm, buffer, at, end)
-        yield from _cut_events(blocks)
+        algorithm, size, at = _parse_payload_header(buffer, start, end)
+        for block in _cut_events(_unpack_blocks(algorithm, buffer, at, end)):
+            size -= len(block)
+            yield block
+        if size:
+            raise ValueError(f"its events end {size} bytes before the size it names")
     except (struct.error, LookupError, ValueError, zstandard.ZstdError) as error:
         raise UnsupportedEvent(
             f"a compressed transaction (TRANSACTION_PAYLOAD) of the source's log does not parse: {error}",
@@ -635,17 +638,19 @@ def read_payload(buffer: bytes, start: int, end: int) -> Iterator[bytes]:
         ) from error
 
 
-def _parse_payload_header(buffer: bytes, start: int, end: int) -> tuple[int, int]:
-    """The compression's number (0 zstd, 255 none) and where the data begins."""
-    algorithm, at = 255, start
+def _parse_payload_header(buffer: bytes, start: int, end: int) -> tuple[int, int, int]:
+    """The compression's number (0 zstd, 255 none), the size of the events, and where the data begins."""
+    algorithm, size, at = 255, -1, start
     while at < end:
         kind, at = read_lenenc(buffer, at)
         if kind == 0:
-            return algorithm, at
-        size, at = read_lenenc(buffer, at)
+            return algorithm, size if size >= 0 else end - at, at
+        length, at = read_lenenc(buffer, at)
         if kind == 2:
             algorithm = read_lenenc(buffer, at)[0]
-        at += size
+        elif kind == 3:
+            size = read_lenenc(buffer, at)[0]
+        at += length
     raise ValueError("no end of its header")
 
 

@@ -291,10 +291,11 @@ def test_payloads_come_in_blocks_of_whole_events(kind: int) -> None:
         build_payload(build_event(b"x"))[:-3],
         build_payload(build_event(b"x")[:-1], 255),
         build_payload(b"x" * 40, 255),
+        build_payload(build_event(b"one") + build_event(b"two"), 255)[: -len(build_event(b"two"))],
         build_payload(build_event(b"x"), 7),
         b"\x02\x01",
     ],
-    ids=["cut zstd", "cut event", "no events", "unknown compression", "no data"],
+    ids=["cut zstd", "cut event", "no events", "an event is missing", "unknown compression", "no data"],
 )
 def test_payloads_that_do_not_parse_are_refused(raw: bytes) -> None:
     with pytest.raises(UnsupportedEvent, match="TRANSACTION_PAYLOAD"):
