@@ -110,17 +110,6 @@ DUMMY_TABLE_IDS: Final = frozenset(
 )
 
 
-class EventHeader(NamedTuple):
-    """What ``HEADER.unpack_from(buffer, offset)`` gives, named; the driver's loop unpacks the plain tuple."""
-
-    timestamp: int
-    type: int
-    server_id: int
-    event_size: int
-    log_pos: int
-    flags: int
-
-
 class FormatDescription(NamedTuple):
     """``created`` is seconds (0 in artificial ones: rotation), and binds a file position to one life of the file."""
 

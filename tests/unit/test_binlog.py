@@ -40,8 +40,7 @@ MARIADB_LIST = bytes.fromhex("02000000050000009d0193590300000000000000000000009d
 
 def test_headers_are_read_where_they_stand() -> None:
     raw = b"??" + struct.pack("<IBIIIH", 1700000000, binlog.XID, 7, 31, 1234, 0x80)
-    header = binlog.EventHeader(*binlog.HEADER.unpack_from(raw, 2))
-    assert header == (1700000000, 16, 7, 31, 1234, binlog.LOG_EVENT_IGNORABLE_F)
+    assert binlog.HEADER.unpack_from(raw, 2) == (1700000000, 16, 7, 31, 1234, binlog.LOG_EVENT_IGNORABLE_F)
     assert binlog.HEADER.size == binlog.HEADER_SIZE
 
 
