@@ -262,10 +262,10 @@ def _try_locked(
         try:
             for session in sessions:
                 session.begin()
-            position = _read_position(source, sessions[0])
+            place = _read_gtids(source, sessions[0]) if source.gtids else _read_log_end(sessions[0])
         finally:
             _query(control, "UNLOCK TABLES")
-        return MysqlSnapshot(position, tables, sessions), ""
+        return MysqlSnapshot(_build_position(source, place), tables, sessions), ""
 
 
 def _take_lock(control: Any, lock: str) -> bool:
@@ -287,10 +287,11 @@ def _take_lock(control: Any, lock: str) -> bool:
     return True
 
 
-def _read_position(source: SnapshotSource, session: MysqlSession) -> Position:
-    if source.gtids:
-        return _read_gtids(source, session)
-    file, offset = _read_log_end(session)
+def _build_position(source: SnapshotSource, place: GtidPosition | tuple[str, int]) -> Position:
+    """Asking for the age of a file takes a dump of its own: not while the lock is held."""
+    if isinstance(place, GtidPosition):
+        return place
+    file, offset = place
     return FilePosition(source.server, file, source.file_created(file), offset)
 
 
