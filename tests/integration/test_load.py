@@ -14,7 +14,7 @@ import pytest
 
 from replicator.checkpoint import acquire
 from replicator.config import Endpoint, ExistingRows, Secret, Source, SourceType, TableRule, Tls, TlsMode
-from replicator.errors import DataError, SchemaMismatch
+from replicator.errors import DataError, SchemaMismatch, TargetUnavailable
 from replicator.load import Loader, add_foreign_keys, prepare_tables
 from replicator.model import Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, Snapshot
@@ -304,6 +304,33 @@ def test_lost_target_in_mid_chunk_doubles_and_loses_nothing(
         assert target_account.query("SELECT COUNT(*), SUM(id) FROM orders") == [(900, 900 * 901 // 2)]
     finally:
         target_account.server.execute("SET GLOBAL local_infile = ON")
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_commit_whose_answer_was_lost_counts_once(
+    mysql_source_account: Account, target_account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's row, read with a lock, says that the chunk is in (SEMANTICS §4.2)."""
+    run_at(mysql_source_account, ORDERS, insert_orders(1, 900))
+    run = Session.run
+    lost: list[bytes] = []
+
+    def lose_one_answer(self: Session, packet: bytes, body: Any = None) -> Any:
+        results = run(self, packet, body)
+        if not lost and packet.endswith(b"COMMIT") and b"rows_loaded=rows_loaded+" in packet:
+            lost.append(packet)
+            self.abort()
+            raise TargetUnavailable("the answer was lost")
+        return results
+
+    monkeypatch.setattr(Session, "run", lose_one_answer)
+    with pipe(mysql_source_account, target_account, "orders") as both:
+        loader = both.run()
+        assert lost
+        assert both.states["orders"].rows_loaded == 900
+        assert loader.summarize()[0].rows == 900
+        source, target = both.rows("SELECT * FROM orders ORDER BY id")
+        assert source == target
 
 
 def test_lost_snapshot_starts_the_table_again(
