@@ -52,6 +52,7 @@ def start(target_account: Account) -> Iterator[Start]:
         session = Session.connect(build_endpoint(target_account, port=port), loads=True)
         lease = acquire(session, PIPELINE, "memory")
         insert_pending(session, lease, [TABLE])
+        session.set_foreign_key_checks(False)  # as after the first batch: the next one is one packet
         defaults: dict[str, Any] = {
             "status": lambda: StatusLine("streaming", 0.5, True),
             "stop": threading.Event(),
@@ -142,6 +143,23 @@ def test_a_batch_of_one_packet_is_one_round_trip(start: Start, monkeypatch: pyte
     assert len(sent) == 1
     assert sent[0].startswith(b"ROLLBACK;UPDATE _replicator_checkpoint")
     assert sent[0].endswith(b";COMMIT")
+
+
+def test_foreign_keys_are_checked_only_when_asked_for_and_after_a_reconnect_too(
+    start: Start, target_account: Account
+) -> None:
+    target_account.query("CREATE TABLE c (id INT PRIMARY KEY, FOREIGN KEY (id) REFERENCES t (id))")
+    orphan = build_statement(b"INSERT INTO c VALUES (70)", Op.INSERT, 1, None)
+    applier = start()
+    applier.apply(prepare(1, build_packet(orphan)))
+    target_account.query("DELETE FROM c")
+    applier.set_checks(True)
+    with pytest.raises(DataError, match="foreign key"):
+        applier.apply(prepare(2, build_packet(orphan)))
+    applier.session.abort()
+    with pytest.raises(DataError, match="foreign key"):
+        applier.apply(prepare(2, build_packet(orphan)))
+    assert target_account.query("SELECT COUNT(*) FROM c") == [(0,)]
 
 
 def test_only_the_last_of_several_packets_commits(start: Start, target_account: Account) -> None:

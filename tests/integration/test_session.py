@@ -22,7 +22,7 @@ from replicator.errors import (
     TargetRetry,
     TargetUnavailable,
 )
-from replicator.session import SQL_MODE, WAIT_SECONDS, Session
+from replicator.session import DEAD_PEER_SECONDS, READ_SECONDS, SQL_MODE, WAIT_SECONDS, Session
 from replicator.sql import CHECK_LOAD
 from replicator.tls import Tls, TlsMode
 from tests.accounts import Account
@@ -192,6 +192,14 @@ def test_foreign_key_checks_are_switched(session: Session) -> None:
     session.set_foreign_key_checks(True)
     with pytest.raises(DataError):
         session.run(b"INSERT INTO c VALUES (2)")
+
+
+def test_the_socket_notices_a_dead_peer_by_itself(session: Session) -> None:
+    sock = session._connection._sock
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == DEAD_PEER_SECONDS * 1000
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < DEAD_PEER_SECONDS
+    assert sock.gettimeout() == READ_SECONDS
 
 
 def test_kill_ends_a_session_and_forgives_one_that_is_gone(session: Session, endpoint: Target) -> None:
