@@ -46,7 +46,11 @@ STATUS_ERROR: Final = 0xFF
 EVENT_OFFSET: Final = 5  # from the packet's first byte to its event
 
 # The server cuts a dump that nobody reads for net_write_timeout: back-pressure is no death (SEMANTICS §1.8).
-SESSION_SQL: Final = "SET SESSION net_write_timeout = 3600, net_read_timeout = 3600"
+# That we know checksums must be said also where the server writes none just now: its older files may have them.
+SESSION_SQL: Final = (
+    "SET SESSION net_write_timeout = 3600, net_read_timeout = 3600,"
+    " @master_binlog_checksum = 'CRC32', @source_binlog_checksum = 'CRC32'"
+)
 
 AWAY_CODES: Final = frozenset(
     {
@@ -152,7 +156,10 @@ class Link:
     def _end(self, status: int, body: bytes) -> NoReturn:
         if status != STATUS_ERROR:
             raise DumpEnded(f"{self.address}: the source ended the dump")
-        code, text = int.from_bytes(body[:2], "little"), body[2:].decode("utf8", "replace")
+        code, rest = int.from_bytes(body[:2], "little"), body[2:]
+        text = rest[6 if rest.startswith(b"#") else 0 :].decode(
+            "utf8", "replace"
+        )  # an SQLSTATE may stand first
         raise explain(pymysql.err.OperationalError(code, text), self.address)
 
     def _is_event(self, end: int) -> bool:
@@ -193,23 +200,27 @@ class Link:
         return 4 + sum(b - a for a, b in pieces)
 
     def _receive(self, timeout: float) -> int:
+        """Take what has come, waiting for the first of it. A cut link is reported once all that came before is taken:
+        an error packet may say why it was cut.
+        """
         received = 0
-        try:
-            while received < RECEIVE_BYTES:
-                try:
-                    data = self._socket.recv(RECEIVE_BYTES)
-                except (BlockingIOError, ssl.SSLWantReadError):
-                    if received or not self._wait(timeout):
-                        break
-                    continue
-                if not data and received:
-                    break  # what came before the end may say why it ended
-                if not data:
-                    raise SourceUnavailable(f"{self.address}: the source closed the connection")
-                received += len(data)
-                self._pending.append(data)
-        except OSError as error:
-            raise SourceUnavailable(f"{self.address}: lost the connection: {error}") from error
+        while received < RECEIVE_BYTES:
+            try:
+                data = self._socket.recv(RECEIVE_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                if received or not self._wait(timeout):
+                    break
+                continue
+            except OSError as error:
+                if received:
+                    break
+                raise SourceUnavailable(f"{self.address}: lost the connection: {error}") from error
+            if not data:
+                if received:
+                    break
+                raise SourceUnavailable(f"{self.address}: the source closed the connection")
+            received += len(data)
+            self._pending.append(data)
         self._pending_size += received
         self.bytes_read += received
         return received
@@ -343,6 +354,16 @@ def explain(error: pymysql.err.Error | OSError, address: str) -> SourceError:
     return SourceError(f"{text} ({code})")
 
 
+_GONE: Final = (
+    "purged",
+    "could not find",
+    "not in the master",
+    "not in the source",
+    "position > file size",
+    "impossible position",
+)
+
+
 def _explain_dump(text: str) -> SourceError:
     """Error 1236 has many meanings; only its text tells them apart."""
     lower = text.lower()
@@ -353,10 +374,10 @@ def _explain_dump(text: str) -> SourceError:
         )
     if "log is not open" in lower:
         return SourceError(f"{text} (1236)", hint="set log_bin at the source and restart it")
-    if "corrupt" in lower or "bogus data" in lower or "read error" in lower:
-        return SourceError(f"{text} (1236)", hint="the source's binary log is damaged; see its error log")
-    return PositionLost(
-        f"{text} (1236)",
-        hint="the source no longer has what follows the stored position: run `replicator drop`, then load again; "
-        "keep binary logs for longer (binlog_expire_logs_seconds)",
-    )
+    if any(word in lower for word in _GONE):
+        return PositionLost(
+            f"{text} (1236)",
+            hint="the source no longer has what follows the stored position: run `replicator drop`, then load again; "
+            "keep binary logs for longer (binlog_expire_logs_seconds)",
+        )
+    return SourceError(f"{text} (1236)", hint="see the source's error log; its binary log may be damaged")

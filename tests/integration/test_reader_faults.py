@@ -396,3 +396,24 @@ def test_mariadb_sequence_numbers_that_go_backwards_are_refused(mariadb_source_a
         cursor.execute("CREATE TABLE three (id INT)")
     with pytest.raises(PositionLost, match="go backwards"):
         read_until(reader, start, [])
+
+
+def test_checksums_may_be_switched_on_the_way(server: Server) -> None:
+    reader, start, tables = open_at(server)
+    insert(server, 1)
+    for number, algorithm in enumerate(("NONE", "CRC32", "NONE"), start=2):
+        server.execute(f"SET GLOBAL binlog_checksum = {algorithm}")
+        insert(server, number)
+        assert read_values(read_transactions(reader, start, tables)) == list(range(1, number + 1))
+    server.execute("SET GLOBAL binlog_checksum = CRC32")
+
+
+def test_checksums_switched_under_a_running_stream(server: Server) -> None:
+    reader, start, tables = open_at(server)
+    stream = follow(reader, start, tables)
+    values = list[object]()
+    for number, algorithm in enumerate(("NONE", "CRC32", "NONE", "CRC32")):
+        insert(server, number)
+        values += read_values(take_until(stream, 1))
+        server.execute(f"SET GLOBAL binlog_checksum = {algorithm}")
+    assert values == [0, 1, 2, 3]

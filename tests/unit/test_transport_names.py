@@ -51,6 +51,9 @@ def test_error_texts_become_errors_with_a_remedy() -> None:
     assert "GRANT" in explain(1227, "you need (at least one of) the REPLICATION SLAVE privilege(s)")[1]
     purged = "Cannot replicate because the source purged required binary logs."
     assert explain(1236, purged)[0] == "position_lost"
+    assert explain(1236, "Could not find first log file name in binary log index file")[0] == "position_lost"
+    assert explain(1236, "log event entry exceeded max_allowed_packet")[0] == "source"
+    assert "log_bin" in explain(1236, "Binary log is not open")[1]
     twin = "A replica with the same server_uuid/server_id as this replica has connected to the source"
     assert explain(1236, twin)[0] == "source_taken"
     assert "another process" in explain(1236, twin)[1]
