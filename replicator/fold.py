@@ -26,14 +26,14 @@ Fold: TypeAlias = Callable[[Any], Hashable]
 
 _WIDE: Final = frozenset({"utf16", "utf16le", "utf32", "ucs2"})
 # Collations that tell printable ASCII characters apart, but for case and trailing spaces. Others have their own ideas
-# (roman: i = j and u = v; lithuanian: i = y).
+# (roman: i = j and u = v; lithuanian: i = y; gb2312: y = ~).
 _PLAIN_SUFFIXES: Final = (
     *("_general_ci", "_general_cs", "_general_mysql500_ci", "_tolower_ci"),
     *("_unicode_ci", "_unicode_520_ci", "_0900_ai_ci", "_0900_as_ci", "_0900_as_cs"),
 )
 _PLAIN_COLLATIONS: Final = frozenset(
     {
-        *("latin1_swedish_ci", "gbk_chinese_ci", "gb2312_chinese_ci", "big5_chinese_ci", "euckr_korean_ci"),
+        *("latin1_swedish_ci", "euckr_korean_ci"),
         *("sjis_japanese_ci", "cp932_japanese_ci", "ujis_japanese_ci", "eucjpms_japanese_ci"),
     }
 )

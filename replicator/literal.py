@@ -123,6 +123,13 @@ def _find_key_zero(column: Column) -> bytes | None:
     return None if b"" in column.labels else b""
 
 
+def render_zeros(column: Column) -> tuple[bytes | None, bytes]:
+    """The literals that store and that find the invalid ENUM value 0; None where no key can hold it unmistakably."""
+    prefix = _introducer(column) + b"'"
+    zero = find_zero(column) if _find_key_zero(column) is not None else None
+    return None if zero is None else prefix + zero + b"'", prefix + b"'"
+
+
 def _introducer(column: Column) -> bytes:
     if column.kind in (Kind.BINARY, Kind.GEOMETRY, Kind.VECTOR):
         return b"_binary"
@@ -218,7 +225,9 @@ def _is_stored_alike(column: Column) -> bool:
     """Whether the values' bytes are the very bytes that the target column stores."""
     ours, stored = column.charset or "utf8mb4", collation_charset(column)
     if ours == stored:
-        return True
+        return (
+            column.kind is not Kind.ENUM or stored not in _ASCII_INCOMPATIBLE
+        )  # digits must be read as such
     if stored in _ASCII_INCOMPATIBLE or ours in _ASCII_INCOMPATIBLE:
         return False
     if ours == "ascii" or (ours in _UTF8 and stored == "utf8mb4"):

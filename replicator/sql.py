@@ -28,6 +28,7 @@ from replicator.literal import (
     charset_name,
     collation_charset,
     escape_text,
+    render_zeros,
 )
 from replicator.model import Column, Key, Kind, Op, Row, TableSchema
 from replicator.step import Action, Step
@@ -160,6 +161,9 @@ def _force_index(table: TableSchema) -> bytes:
 
 def _compared(column: Column, value: bytes) -> bytes:
     """``value`` such that comparing it with the column converts the value, never the column: its index stays usable."""
+    if column.kind is Kind.ENUM:
+        zero, empty = render_zeros(column)
+        return value if zero is None else b"IF(%b=%b,%b,%b)" % (value, zero, empty, value)
     if column.kind is not Kind.TEXT or not column.collation:
         return value
     stored = collation_charset(column).encode()
@@ -250,7 +254,8 @@ def _build_update(table: TableSchema, present: tuple[int, ...] | None) -> _Updat
     by_key, by_old_key = _on_key(table, b"n.c", b"t"), _on_key(table, b"n.o", b"t")
     rest = [at for at in ordinals if at not in table.key or _is_loose(table.columns[at])]
     head, every = b"UPDATE (VALUES ROW(", _set(table, ordinals)
-    missing = b")) AS n(%b) LEFT JOIN %b AS t%b ON %b WHERE t.%b IS NULL" % (
+    # <=>, for a DATE that is NOT NULL and zero IS NULL
+    missing = b")) AS n(%b) LEFT JOIN %b AS t%b ON %b WHERE t.%b<=>NULL" % (
         values,
         target,
         force,

@@ -113,12 +113,14 @@ class Model:
 
     def update(self, table: TableSchema, old: Row, row: Row) -> None:
         self._check_unique(table, row, old)
+        self._check_parents(table, row, old)  # among the rows as they were: it cannot become its own parent
+        self._check_itself(table, old, row)
         del self.rows[table.target][self.key(table, old)]
         self.rows[table.target][self.key(table, row)] = row
-        self._check_parents(table, row, old)
         self._leave(table, old, row)
 
     def delete(self, table: TableSchema, old: Row) -> None:
+        self._check_itself(table, old, None)
         del self.rows[table.target][self.key(table, old)]
         self._leave(table, old, None)
 
@@ -149,6 +151,17 @@ class Model:
                 [fold(p[at]) for at in parent_columns] == value for p in self.rows[parent.target].values()
             ):
                 raise Refused(f"{table.target}.{key.name}: no parent {value}")
+
+    def _check_itself(self, table: TableSchema, old: Row, new: Row | None) -> None:
+        """InnoDB does not let a row go that refers to itself, not even when it stops to do so (unless by cascade)."""
+        for child, columns, parent, parent_columns, key in self._edges() if self.checks else ():
+            if not child is parent is table or (not new and key.on_delete in ("CASCADE", "SET NULL")):
+                continue
+            value = [old[at] for at in parent_columns]
+            if new and value == [new[at] for at in parent_columns]:
+                continue
+            if [fold(old[at]) for at in columns] == [fold(v) for v in value]:
+                raise Refused(f"{table.target}.{key.name}: refers to itself")
 
     def _leave(self, table: TableSchema, old: Row, new: Row | None) -> None:
         """What becomes of the rows that referred to ``old``."""
