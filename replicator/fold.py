@@ -57,6 +57,8 @@ def _fold_nothing(_value: Value) -> Hashable:
 
 def is_plain_collation(collation: str) -> bool:
     """Whether printable ASCII folds by case and trailing spaces under this collation (of MySQL)."""
+    if collation.startswith("geostd8"):  # @ = `
+        return False
     return collation in _PLAIN_COLLATIONS or collation.endswith(_PLAIN_SUFFIXES)
 
 
