@@ -350,7 +350,10 @@ def build_head(lease: Lease, checkpoint: Checkpoint | None, extras: Sequence[byt
         return _build_swap(lease, b"", extras)
     moved = [
         b"UPDATE _replicator_tables SET position=%b WHERE %b"
-        % (quote_text(str(position)), build_table_condition(lease.pipeline, name))
+        % (
+            b"NULL" if position is None else quote_text(str(position)),
+            build_table_condition(lease.pipeline, name),
+        )
         for name, position in checkpoint.tables
     ]
     assignments = b"position=%b,read_from=%b,skip_changes=%d," % (

@@ -63,9 +63,10 @@ def run(
     ] = False,
 ) -> None:
     """Load what is missing, then mirror until stopped."""
+    from replicator.pipeline import Until  # noqa: PLC0415
     from replicator.runner import run_pipeline, run_pipelines  # noqa: PLC0415
 
-    until = "current" if until_current else "stopped"
+    until: Until = "current" if until_current else "stopped"
     if len(files) == 1:
         raise typer.Exit(run_pipeline(files[0], until=until))
     raise typer.Exit(run_pipelines(files, until=until))

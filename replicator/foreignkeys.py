@@ -9,7 +9,7 @@ from replicator.target import ExternalChild
 
 
 def build_groups(schemas: Sequence[TableSchema]) -> list[tuple[TableSchema, ...]]:
-    """The sets of tables that foreign keys join, alone-standing tables left out; in the order of ``schemas``."""
+    """The sets of tables that foreign keys join, in the order of ``schemas``; a table that none joins is a set too."""
     selected = {schema.source: schema for schema in schemas}
     leader = {name: name for name in selected}
 
@@ -25,7 +25,7 @@ def build_groups(schemas: Sequence[TableSchema]) -> list[tuple[TableSchema, ...]
     groups: dict[TableName, list[TableSchema]] = {}
     for schema in schemas:
         groups.setdefault(find(schema.source), []).append(schema)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
+    return [tuple(group) for group in groups.values()]
 
 
 def find_check_reasons(

@@ -174,7 +174,7 @@ class TableSchema:
     comment: str = ""
     rows_estimate: int = 0
     bytes_estimate: int = 0
-    notes: tuple[str, ...] = ()  # where its target differs from the source, for `plan`: collations, defaults, indexes
+    notes: tuple[str, ...] = ()  # where the target differs, for `plan`: collations, defaults, indexes
 
 
 class Position(Protocol):

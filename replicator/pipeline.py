@@ -18,6 +18,7 @@ from typing import Literal
 from replicator.apply import Applier, Prepared
 from replicator.console import TableView, View
 from replicator.errors import PausedTables, ReplicatorError
+from replicator.foreignkeys import build_groups, find_check_reasons
 from replicator.held import Held
 from replicator.line import Aborted, Line
 from replicator.load import Loader, add_foreign_keys
@@ -26,7 +27,7 @@ from replicator.model import Batch, Checkpoint, Position, TableName, TableSchema
 from replicator.plan import build_edges
 from replicator.prepare import Preparer
 from replicator.sql import Limits
-from replicator.startup import Opened, join_groups
+from replicator.startup import Opened
 from replicator.stream import BatchLimits, Emitted, Pause, Route, Settle, Stream
 from replicator.tablestate import State, StatusLine
 from replicator.target import external_children
@@ -76,7 +77,7 @@ class Pipeline:
         self._to_prepare: Line[Emitted | _End] = Line(1, self._abort)
         self._to_apply: Line[Prepared | Pause | Settle | _End] = Line(1, self._abort)
         self._wanted = opened.reader.position() if options.until == "current" else None
-        groups = join_groups(opened.tables)
+        groups = [frozenset(table.source for table in group) for group in build_groups(opened.tables)]
         settled = {n for g in groups if all(self._is_settled(n) for n in g) for n in g}
         self._unsettled = set(self._schemas) - settled
         self._stream = Stream(
@@ -113,15 +114,13 @@ class Pipeline:
         """Foreign key checks are on only where they do work (SEMANTICS §5.4)."""
         opened = self._opened
         cascades_logged = opened.reader.foreign_key_cascades_logged()
-        cascades = any(
-            fk.cascades and fk.parent in self._schemas for table in opened.tables for fk in table.foreign_keys
-        )
         external = external_children(opened.session, {table.target for table in opened.tables})
+        reasons = find_check_reasons(opened.tables, cascades_logged=cascades_logged, external=external)
         opened.session.rollback()
         capabilities = opened.session.capabilities
         return Preparer(
             Limits(capabilities.max_allowed_packet, capabilities.local_infile),
-            is_checking=bool(external) or (cascades and not cascades_logged),
+            is_checking=bool(reasons),
             cascades_logged=cascades_logged,
             parents=build_edges(opened.tables),
             unsettled=self._unsettled,

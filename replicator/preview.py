@@ -23,8 +23,7 @@ from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
 from replicator.selection import SelectedTable, select
 from replicator.session import SQL_MODE, Session
-from replicator.status import read_known_tables
-from replicator.tablestate import TableState
+from replicator.tablestate import TableState, read_known_tables
 from replicator.verdict import Verdict, judge
 
 
@@ -123,7 +122,7 @@ class _Builder:
             source=f"{self._config.source.type} {self._config.source.address}",
             target=f"mysql {self._config.target.address}, database {self._config.target.database}",
             tables=previews,
-            groups=tuple(build_groups(schemas)),
+            groups=tuple(group for group in build_groups(schemas) if len(group) > 1),
             check_reasons=tuple(reasons),
             warnings=tuple(map(str, [*self._config.warnings, *selection.warnings])),
             ddl=build_ddl(previews, relax=self._restricts_parents()),

@@ -22,7 +22,14 @@ from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
 from replicator.selection import SelectedTable, Selection, select
 from replicator.session import Session
-from replicator.tablestate import State, TableState, insert_pending, read_tables, set_table
+from replicator.tablestate import (
+    State,
+    TableState,
+    insert_pending,
+    read_known_tables,
+    read_tables,
+    set_table,
+)
 
 log = logging.getLogger("replicator")
 
@@ -94,7 +101,7 @@ def open_pipeline(
     reader = wait_for(
         lambda: MysqlReader(config.source, spill_dir=spill_dir), waiting, stop, is_patient=is_patient
     )
-    stored = {state.source: state for state in _read_stored(session, config.pipeline)}
+    stored = {state.source: state for state in read_known_tables(session, config.pipeline)}
     selection = _select(config, session, reader, stored)
     tables = _describe(reader, selection, stored)
     _refuse_unready(reader, tables)
@@ -112,14 +119,6 @@ def open_pipeline(
     opened.read_from = _find_read_from(opened)
     reader.verify_position(opened.read_from)
     return opened
-
-
-def _read_stored(session: Session, pipeline: str) -> list[TableState]:
-    exists = session.query(
-        "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
-        " AND TABLE_NAME = '_replicator_tables'"
-    )
-    return read_tables(session, pipeline) if exists[0][0] else []
 
 
 def _select(
@@ -219,14 +218,3 @@ def _find_read_from(opened: Opened) -> Position:
             read_from = read_from.meet(own)
     return read_from
 
-
-def join_groups(tables: Sequence[TableSchema]) -> list[frozenset[TableName]]:
-    """The sets of tables that foreign keys join, directly or through others; a table alone is a set too."""
-    group_of = {table.source: {table.source} for table in tables}
-    for table in tables:
-        for fk in table.foreign_keys:
-            mine, other = group_of[table.source], group_of.get(fk.parent)
-            if other is not None and other is not mine:
-                mine |= other
-                group_of.update(dict.fromkeys(other, mine))
-    return list({id(group): frozenset(group) for group in group_of.values()}.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -19,10 +19,8 @@ from rich.text import Text
 from replicator import tablestate
 from replicator.config import PipelineConfig
 from replicator.console import format_count
-from replicator.errors import TargetError
-from replicator.refusals import NO_SUCH_TABLE
 from replicator.session import Session
-from replicator.tablestate import State, TableState
+from replicator.tablestate import TableState
 
 SILENT_SECONDS = 30
 """A run writes its status row about once a second; one that has not for so long, and is idle, is not there."""
@@ -145,25 +143,6 @@ def _read_writer(session: Session, stored: tablestate.Status) -> tuple[int | Non
     epoch, connection_id, silence = rows[0]
     commands = {row[0]: row[4] for row in session.query("SHOW PROCESSLIST")}
     return int(epoch), silence <= SILENT_SECONDS or commands.get(connection_id, "Sleep") != "Sleep"
-
-
-def read_known_tables(session: Session, pipeline: str) -> list[TableState]:
-    """The pipeline's tables as its next start takes them; empty before the first.
-
-    What is stored of tables outlives `drop`; without a position nothing of it can be continued, and all are loaded anew.
-    """
-    try:
-        tables = tablestate.read_tables(session, pipeline)
-        stored = session.query(
-            "SELECT 1 FROM _replicator_checkpoint WHERE pipeline = %s AND worker = 0 AND position IS NOT NULL",
-            pipeline,
-        )
-    except TargetError as error:
-        if error.errno == NO_SUCH_TABLE:
-            return []
-        raise
-    session.rollback()
-    return tables if stored else [replace(table, state=State.PENDING, position=None) for table in tables]
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -130,6 +130,25 @@ def _build_table_state(row: Sequence[Any]) -> TableState:
         schema=schema_from_json(row[12]) if row[12] else None,
         updated_at=row[13],
     )
+
+
+def read_known_tables(session: Session, pipeline: str) -> list[TableState]:
+    """The pipeline's tables as its next start takes them; empty before the first.
+
+    What is stored of tables outlives `drop`; without a position nothing of it can be continued, and all are loaded anew.
+    """
+    try:
+        tables = read_tables(session, pipeline)
+        stored = session.query(
+            "SELECT 1 FROM _replicator_checkpoint WHERE pipeline = %s AND worker = 0 AND position IS NOT NULL",
+            pipeline,
+        )
+    except TargetError as error:
+        if error.errno == NO_SUCH_TABLE:
+            return []
+        raise
+    session.rollback()
+    return tables if stored else [replace(table, state=State.PENDING, position=None) for table in tables]
 
 
 def read_status(session: Session, pipeline: str) -> Status | None:

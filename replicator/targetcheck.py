@@ -16,8 +16,7 @@ from replicator.selection import SelectedTable
 from replicator.session import Session
 from replicator.sourcecheck import Source, Tables, parse_version
 from replicator.startup import LOADED_STATES
-from replicator.status import read_known_tables
-from replicator.tablestate import Status
+from replicator.tablestate import Status, read_known_tables
 from replicator.verdict import Verdict, judge
 
 OLDEST = (8, 0, 20)

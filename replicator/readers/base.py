@@ -54,7 +54,7 @@ class Requirement(NamedTuple):
 class Reader(Protocol):
     """A source. Cold methods open what sessions they need; ``read`` owns the one dump connection."""
 
-    identity: str  # binds positions to this server: "mysql:<server_uuid>", "mariadb:<server_id>:<hostname>..."
+    identity: str  # binds positions to this server: "mysql:<server_uuid>", …
 
     def position(self) -> Position:
         """The newest committed position of the source."""

@@ -1,0 +1,46 @@
+"""The main job, as a user does it: load, mirror, stop, go on; both source products (I1, I2, I6)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.accounts import Account
+from tests.compare import assert_equal
+from tests.processes import end, write_pipeline
+from tests.workload import create_schema, writing
+
+
+def test_tables_are_loaded_then_mirrored(
+    source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    source, target = source_account, target_account
+    create_schema(source.server, source.database)
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    assert_equal(source.server, source.database, target.server, target.database)
+    with writing(source.server, source.database, seed=1) as writer:
+        process = pipeline.start("run", "FILE")
+        assert process.stdout is not None
+        assert "state=" in process.stdout.readline()  # it runs: from here on SIGTERM ends it in order
+        seen = writer.commits
+        while writer.commits < seen + 300:
+            assert process.poll() is None, process.communicate()[0]
+    pipeline_code, output = end(process)
+    assert pipeline_code == 0, output
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target.server, target.database)
+    status = pipeline.status()
+    assert {table["state"] for table in status["tables"]} == {"streaming"}
+    assert status["state"] == "stopped"
+
+
+def test_tables_are_loaded_while_they_are_written(
+    source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    source, target = source_account, target_account
+    create_schema(source.server, source.database)
+    pipeline = write_pipeline(tmp_path, source, target)
+    with writing(source.server, source.database, seed=2):
+        pipeline.must("load", "FILE")
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target.server, target.database)
