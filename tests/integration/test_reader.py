@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from replicator.errors import SourceError, UnsupportedEvent
@@ -384,30 +386,32 @@ def test_partial_row_images_stop_the_source(reader: MysqlReader, source_account:
     assert "binlog_row_image" in caught.value.message + caught.value.hint
 
 
+def run_xa(account: Account, name: str, statement: str, *ends: str) -> None:
+    xid = f"'{account.database}{name}'"
+    run(
+        account,
+        f"XA START {xid}",
+        statement,
+        f"XA END {xid}",
+        *(f"XA {end}".replace("?", xid) for end in ends),
+    )
+
+
 def test_xa_is_refused_where_it_touches_selected_tables(reader: MysqlReader, source_account: Account) -> None:
     start, tables = reader.position(), describe(reader, source_account.database, "a")
-    name = source_account.database
-    run(
-        source_account,
-        f"XA START '{name}1'",
-        "INSERT INTO c VALUES (1, 'x')",
-        f"XA END '{name}1'",
-        f"XA PREPARE '{name}1'",
-    )
-    run(source_account, f"XA COMMIT '{name}1'", "INSERT INTO a VALUES (1, 'x')")
-    run(source_account, f"XA START '{name}3'", "INSERT INTO a VALUES (3, 'x')", f"XA END '{name}3'")
-    harmless = reader.position()
-    assert len(list_changes(read_transactions(reader, start, tables, harmless))) == 1
-    run(
-        source_account,
-        f"XA START '{name}2'",
-        "INSERT INTO a VALUES (2, 'x')",
-        f"XA END '{name}2'",
-        f"XA PREPARE '{name}2'",
-    )
-    run(source_account, f"XA ROLLBACK '{name}2'")
+    run_xa(source_account, "1", "INSERT INTO c VALUES (1, 'x')", "PREPARE ?", "COMMIT ?")
+    run_xa(source_account, "2", "INSERT INTO a VALUES (1, 'x')", "COMMIT ? ONE PHASE")
+    run_xa(source_account, "3", "INSERT INTO a VALUES (2, 'x')", "ROLLBACK ?")
+    run(source_account, "INSERT INTO a VALUES (3, 'x')")
+    items = read_transactions(reader, start, tables)
+    assert [c[3] for c in list_changes(items)] == [[(1, b"x")], [(3, b"x")]]
+    for item in items:  # also between PREPARE and COMMIT
+        read_transactions(reader, item.position, tables)
+    end = reader.position()
+    run_xa(source_account, "4", "INSERT INTO a VALUES (4, 'x')", "PREPARE ?")
+    run(source_account, f"XA ROLLBACK '{source_account.database}4'")
     with pytest.raises(UnsupportedEvent, match="XA transaction"):
-        read_until(reader, start, tables)
+        read_until(reader, end, tables)
 
 
 def test_tables_nobody_selected_can_hold_anything(reader: MysqlReader, source_account: Account) -> None:
@@ -427,6 +431,44 @@ def test_tables_nobody_selected_can_hold_anything(reader: MysqlReader, source_ac
     )
     assert list_changes(read_transactions(reader, start, tables)) == [("a", "INSERT", [], [(1, b"x")])]
     assert reader.counters.other_rows_events >= 2
+
+
+def test_mariadb_two_phase_alter_is_a_barrier_at_its_commit(mariadb_source_account: Account) -> None:
+    """SEMANTICS §10: START ALTER is noted, COMMIT ALTER is the barrier, ROLLBACK ALTER forgets it."""
+    account = mariadb_source_account
+    run(
+        account,
+        f"CREATE TABLE a ({TABLE})",
+        f"CREATE TABLE b ({TABLE})",
+        "INSERT INTO b VALUES (1, 'x'), (2, 'x')",
+    )
+    reader = open_reader(account)
+    start, tables = reader.position(), describe(reader, account.database, "a", "b")
+    run(
+        account,
+        "SET SESSION binlog_alter_two_phase = 1",
+        "ALTER TABLE a ADD COLUMN w INT",
+        "INSERT INTO b VALUES (3, 'y')",
+    )
+    with contextlib.suppress(pymysql.MySQLError):
+        run(
+            account,
+            "SET SESSION binlog_alter_two_phase = 1",
+            "ALTER TABLE b ADD UNIQUE (v), ALGORITHM = COPY",
+        )
+    run(account, "INSERT INTO b VALUES (4, 'y')")
+    items = read_until(reader, start, tables)
+    [change] = [item for item in items if isinstance(item, SchemaChange)]
+    assert change.tables == (TableName(account.database, "a"),)
+    assert [c[3] for c in list_changes([i for i in items if isinstance(i, Transaction)])] == [
+        [(3, b"y")],
+        [(4, b"y")],
+    ]
+    log = "".join(
+        str(row) for row in account.server.execute(f"SHOW BINLOG EVENTS IN '{last_log(account.server)}'")
+    )
+    assert "START ALTER" in log
+    assert "ROLLBACK ALTER" in log
 
 
 def test_login_problems_have_names(source_account: Account) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable
-from replicator.model import Heartbeat, Idle, Position, StreamItem, TableSchema, Transaction
+from replicator.model import Heartbeat, Idle, Position, SchemaChange, StreamItem, TableSchema, Transaction
 from replicator.readers import mysql, transport
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition
 from replicator.readers.mysql import MysqlReader
@@ -260,6 +260,18 @@ def test_without_gtids_the_stream_runs_on_files(plain_server: Server) -> None:
         reader.verify_position(item.position)
         again = reader.parse_position(str(item.position))
         assert read_values(read_transactions(reader, again, tables, end)) == read_values(items[number + 1 :])
+
+
+def test_ddl_without_gtids_is_a_barrier(plain_server: Server) -> None:
+    reader, start, tables = open_at(plain_server)
+    insert(plain_server, 1)
+    before = reader.position()
+    plain_server.execute("ALTER TABLE d.t ADD COLUMN w INT; CREATE TABLE d.u (id INT)")
+    items = read_until(reader, start, tables)
+    [change] = [item for item in items if isinstance(item, SchemaChange)]
+    assert change.before == before
+    assert items[-1].position == reader.position()
+    plain_server.execute("ALTER TABLE d.t DROP COLUMN w; DROP TABLE d.u")
 
 
 def test_file_position_follows_rotation_of_an_idle_source(plain_server: Server) -> None:
