@@ -25,11 +25,16 @@ Fold: TypeAlias = Callable[[Any], Hashable]
 """From a key's raw value (one value, or a tuple where the key has several columns) to its fold; None: holds a NULL."""
 
 _WIDE: Final = frozenset({"utf16", "utf16le", "utf32", "ucs2"})
-# Collations that tell printable ASCII characters apart, but for case and trailing spaces. Others have their own ideas
-# (roman: i = j and u = v; lithuanian: i = y; gb2312: y = ~).
-_PLAIN_SUFFIXES: Final = (
-    *("_general_ci", "_general_cs", "_general_mysql500_ci", "_tolower_ci"),
-    *("_unicode_ci", "_unicode_520_ci", "_0900_ai_ci", "_0900_as_ci", "_0900_as_cs"),
+# Collations that tell printable ASCII characters apart, but for case and trailing spaces; a test asks the server about
+# each. Others have their own ideas (roman: i = j and u = v; lithuanian: i = y; gbk: y = ~; geostd8: @ = `).
+_PLAIN_CHARSETS: Final = frozenset(
+    {"utf8mb4", "utf8mb3", "latin1", "latin2", "latin5", "ascii", "cp1250", "cp1251"}
+)
+_PLAIN_RULES: Final = frozenset(
+    {
+        *("general_ci", "general_cs", "general_mysql500_ci", "tolower_ci"),
+        *("unicode_ci", "unicode_520_ci", "0900_ai_ci", "0900_as_ci", "0900_as_cs"),
+    }
 )
 _PLAIN_COLLATIONS: Final = frozenset(
     {
@@ -57,9 +62,8 @@ def _fold_nothing(_value: Value) -> Hashable:
 
 def is_plain_collation(collation: str) -> bool:
     """Whether printable ASCII folds by case and trailing spaces under this collation (of MySQL)."""
-    if collation.startswith("geostd8"):  # @ = `
-        return False
-    return collation in _PLAIN_COLLATIONS or collation.endswith(_PLAIN_SUFFIXES)
+    charset, _, rest = collation.partition("_")
+    return collation in _PLAIN_COLLATIONS or (charset in _PLAIN_CHARSETS and rest in _PLAIN_RULES)
 
 
 def _build_column_fold(column: Column) -> Callable[[Any], Hashable] | None:
