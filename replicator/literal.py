@@ -57,7 +57,7 @@ def escape_field(value: bytes) -> bytes:
 
 def render_double(value: float) -> bytes:
     """A double literal: with an exponent, or it would be a decimal and -0.0 would lose its sign."""
-    text = repr(value)
+    text = float.__repr__(value)
     return (text if "e" in text else text + "e0").encode()
 
 
@@ -244,7 +244,7 @@ def build_lines(columns: Sequence[Column]) -> LineRenderer:
         "T": FIELD_END,
         "ET": ESCAPE + FIELD_END,
     }
-    scope |= {"M": LINE_END, "EM": ESCAPE + LINE_END, "join": b"".join}
+    scope |= {"double": render_double, "M": LINE_END, "EM": ESCAPE + LINE_END, "join": b"".join}
     pairs = [_field_argument(column, at, scope) for at, column in enumerate(columns)]
     names = "".join(f"c{at}," for at in range(len(columns)))
     arguments = "".join(argument + "," for _, argument in pairs)
@@ -262,7 +262,7 @@ def _field_argument(column: Column, at: int, scope: dict[str, Any]) -> tuple[str
     if kind in (Kind.INTEGER, Kind.BIT):
         return ("%b", f"N if {value} is None else b'%d' % {value}") if column.nullable else ("%d", value)
     if kind in (Kind.FLOAT, Kind.DOUBLE):
-        return ("%b", f"N if {value} is None else b'%a' % {value}") if column.nullable else ("%a", value)
+        return "%b", f"N if {value} is None else double({value})" if column.nullable else f"double({value})"
     if kind is not Kind.PLAIN:
         plain, value = value, f"{value}.replace(E, EE).replace(T, ET).replace(M, EM)"
         return "%b", f"N if {plain} is None else {value}" if column.nullable else value

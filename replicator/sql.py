@@ -318,8 +318,9 @@ def _fill(
 def _without_checks(frame: _Frame) -> _Frame:
     """The statement as the source ran it: without foreign key checks and cascades, and no session is left so."""
     verb, rest = frame.head.split(b" ", 1)
-    hints, rest = (rest[4:].split(b" */ ", 1)) if rest.startswith(b"/*+ ") else (b"", rest)
-    return frame._replace(head=verb + b" /*+ SET_VAR(foreign_key_checks=OFF) " + hints + b" */ " + rest)
+    hint = b" /*+ SET_VAR(foreign_key_checks=OFF) "
+    rest = rest.removeprefix(b"/*+ ") if rest.startswith(b"/*+ ") else b"*/ " + rest
+    return frame._replace(head=verb + hint + rest)
 
 
 def _too_large(table: TableSchema, op: Op, size: int, limits: Limits) -> DataError:
