@@ -6,15 +6,18 @@ import argparse
 import dataclasses
 import datetime
 import json
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from bench.report import WANTED, describe_machine, is_met, write_document
-from bench.workloads import FULL, QUICK, SETTINGS, WORKLOADS
+from bench.peers import BenchFailed
+from bench.report import WANTED, describe_figure, describe_machine, is_met, write_document
+from bench.workloads import FULL, QUICK, SETTINGS, WORKLOADS, Scale
 from replicator import binaries
+from replicator.errors import ReplicatorError
 
 
 def main(arguments: list[str]) -> int:
@@ -22,21 +25,27 @@ def main(arguments: list[str]) -> int:
     scale = QUICK if options.quick else FULL
     if options.runs:
         scale = dataclasses.replace(scale, runs=options.runs)
-    results = []
-    for name in options.only or WORKLOADS:
-        began = time.monotonic()
-        result = WORKLOADS[name](scale)
-        results.append(result)
-        print(json.dumps(result, ensure_ascii=False), flush=True)
-        verdict = "met" if is_met(result) else "NOT MET"
-        print(
-            f"{name}: ratio {result['ratio']:.2f}, wanted {WANTED[name]}: {verdict}"
-            f" ({time.monotonic() - began:.0f} s)",
-            file=sys.stderr,
-        )
+    try:
+        results = [_measure(name, scale) for name in options.only or WORKLOADS]
+    except (BenchFailed, ReplicatorError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if options.json:
         write_document(_build_document(arguments, results), options.json)
     return 0 if options.quick or all(is_met(result) for result in results) else 1
+
+
+def _measure(name: str, scale: Scale) -> dict[str, Any]:
+    began = time.monotonic()
+    result = WORKLOADS[name](scale)
+    print(json.dumps(result, ensure_ascii=False), flush=True)
+    verdict = "met" if is_met(result) else "NOT MET"
+    spent = time.monotonic() - began
+    print(
+        f"{name}: {describe_figure(result)}, wanted {WANTED[name]}: {verdict} ({spent:.0f} s)",
+        file=sys.stderr,
+    )
+    return result
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -70,4 +79,5 @@ def _build_document(arguments: list[str], results: list[dict[str, Any]]) -> dict
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through every `finally`
     sys.exit(main(sys.argv[1:]))

@@ -84,13 +84,21 @@ class Run:
         return self.rows / self.seconds
 
 
-def build_run(before: Usage, after: Usage, *, rows: int, transactions: int, **more: Any) -> Run:
-    """The run between two moments; ``more`` are further fields of Run. Says what CPU others used meanwhile."""
+def build_run(
+    before: Usage, after: Usage, *, rows: int, transactions: int, clients: float = 0.0, **more: Any
+) -> Run:
+    """The run between two moments; ``more`` are further fields of Run. Says what CPU others used meanwhile.
+
+    ``clients``: CPU seconds of short-lived programs that belong to the contestant.
+    """
     seconds = after.at - before.at
     cpu = {name: round(after.totals[name] - before.totals[name], 2) for name in after.totals}
+    if clients:
+        cpu["clients"] = round(clients, 2)
     busiest = {name: _busiest(before.threads[name], after.threads[name]) / seconds for name in after.threads}
     machine = after.machine - before.machine
-    extra = {"other_cpu_seconds": round(max(0.0, machine - sum(cpu.values())), 2)} | more.pop("extra", {})
+    others = max(0.0, machine - sum(cpu.values()))
+    extra = {"other_cpu_seconds": round(others, 2)} | more.pop("extra", {})
     return Run(
         seconds,
         rows,
@@ -99,7 +107,7 @@ def build_run(before: Usage, after: Usage, *, rows: int, transactions: int, **mo
         bottleneck=attribute(
             {name: used / seconds for name, used in cpu.items()},
             busiest,
-            machine / seconds,
+            others / seconds,
             os.cpu_count() or 1,
         ),
         extra=extra,
@@ -111,10 +119,8 @@ def _busiest(before: Mapping[int, float], after: Mapping[int, float]) -> float:
     return max((used - before.get(thread, 0.0) for thread, used in after.items()), default=0.0)
 
 
-def attribute(
-    processes: Mapping[str, float], threads: Mapping[str, float], machine: float, cores: int
-) -> str:
-    """Name the bottleneck. Shares are CPU seconds a second: of each process, of its busiest thread, of the machine.
+def attribute(processes: dict[str, float], threads: Mapping[str, float], others: float, cores: int) -> str:
+    """Name the bottleneck. Shares are CPU seconds a second: of each process, of its busiest thread, of all others.
 
     The replicator's threads share one interpreter lock, so the whole process counts as one thread.
     """
@@ -124,9 +130,10 @@ def attribute(
     name, share = max(single.items(), key=lambda item: item[1])
     if share >= BUSY:
         return f"{name}: {'process' if name == 'replicator' else 'one thread'} {share:.0%} of a core"
-    if machine >= BUSY * cores:
-        most = max(processes, key=lambda key: processes[key])
-        return f"all {cores} cores; most of them {most} ({processes[most]:.0%} of a core)"
+    if sum(processes.values()) + others >= BUSY * cores:
+        shares = processes | {"others on this machine": others}
+        parts = sorted(shares.items(), key=lambda item: -item[1])
+        return f"all {cores} cores: " + ", ".join(f"{part} {used:.0%}" for part, used in parts if used >= 0.1)
     return f"waiting (flushes, round trips); busiest is {name} ({share:.0%} of a core)"
 
 
@@ -155,7 +162,7 @@ def build_result(workload: str, ours: Sequence[Run], peer: str, theirs: Sequence
     if theirs:
         peer_rate = statistics.median(run.rate for run in theirs)
         result["peer_rows_per_second"] = round(peer_rate)
-        result["ratio"] = round(our_rate / peer_rate, 2)
+        result["ratio"] = round(peer_rate / our_rate, 2)
         result["peer_spread"] = round(spread([run.rate for run in theirs]), 3)
         result["peer_runs"] = [describe_run(run) for run in theirs]
     return result

@@ -14,11 +14,9 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pymysql
 from pymysql.constants import ER
@@ -27,6 +25,7 @@ from bench.data import TABLE
 from bench.measure import Run, Usage, build_run, read_peak_rss
 from bench.peers import BenchFailed, executed
 from replicator.servers import Server
+from replicator.supervisor import die_with_parent
 
 POLL_SECONDS = 0.005
 LIMIT_SECONDS = 300.0
@@ -62,12 +61,13 @@ class Watch:
 class Mirror:
     """One pipeline from ``database`` at the source to one of the same name at the target."""
 
-    def __init__(self, source: Server, target: Server, database: str, folder: Path) -> None:
+    def __init__(self, source: Server, target: Server, database: str) -> None:
         self.source = source
         self.target = target
         self.database = database
-        self.path = folder / f"{database}.yaml"
-        self.log = folder / f"{database}.out"
+        # In the source's directory, which is gone with it, however we end.
+        self.path = source.directory / f"{database}.yaml"
+        self.log = source.directory / f"{database}.out"
         self._passwords = {
             "SOURCE_PASSWORD": secrets.token_urlsafe(),
             "TARGET_PASSWORD": secrets.token_urlsafe(),
@@ -151,6 +151,7 @@ class Mirror:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 (there is one thread when commands are started)
             )
 
     def _reap(self, process: subprocess.Popen[bytes]) -> None:
@@ -212,13 +213,6 @@ def _read_checkpoint(cursor: pymysql.cursors.Cursor, wanted: str) -> tuple[int, 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-@contextlib.contextmanager
-def open_folder() -> Iterator[Path]:
-    """A folder for pipeline files and logs, gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="replicator-bench-") as name:
-        yield Path(name)
 
 
 def measure_load(mirror: Mirror, rows: int) -> Run:

@@ -36,6 +36,13 @@ def is_met(result: Mapping[str, Any]) -> bool:
     return bool(result["ratio"] >= float(WANTED[result["workload"]].split()[1]))
 
 
+def describe_figure(result: Mapping[str, Any]) -> str:
+    """The figure that `WANTED` is about."""
+    if result["workload"] == "latency":
+        return f"median {result['latency_ms']['median']:.1f} ms"
+    return f"ratio {result['ratio']:.2f}"
+
+
 def build_markdown(document: Mapping[str, Any]) -> str:
     """The whole page: table, machine, command, and how to read it."""
     machine, results = document["machine"], document["results"]
@@ -68,7 +75,7 @@ def _build_row(result: Mapping[str, Any]) -> str:
         f"{result['peak_rss_bytes'] / 2**20:.0f} MiB",
         result["bottleneck"],
     ]
-    return f"| {' | '.join(cells)} |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _describe_side(result: Mapping[str, Any], latency: str, rate: str) -> str:

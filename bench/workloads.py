@@ -17,7 +17,7 @@ from pymysql.constants import CLIENT
 from bench import data
 from bench.latency import Latencies, measure_latencies
 from bench.measure import Run, Usage, build_result, build_run, percentile, read_peak_rss
-from bench.mirror import Mirror, measure_load, open_folder
+from bench.mirror import Mirror, measure_load
 from bench.peers import BenchFailed, Replica, executed, make_durable, measure_dump, relax
 from replicator.servers import Server, start_mysql
 
@@ -59,7 +59,7 @@ class Place:
         self.target = self._start()
         self.orders = data.Orders(SEED)
         self.source.execute([f"CREATE DATABASE {DATABASE}", f"USE {DATABASE}", data.CREATE_TABLE])
-        self.mirror = Mirror(self.source, self.target, DATABASE, stack.enter_context(open_folder()))
+        self.mirror = Mirror(self.source, self.target, DATABASE)
 
     def _start(self) -> Server:
         return self._stack.enter_context(start_mysql(durable=True, **SETTINGS))
