@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from replicator.fold import DOUBT
@@ -43,10 +44,7 @@ class Relations:
         if not settings.checks:
             return cls()
         edges = tuple((child, edge) for child, keys in settings.parents.items() for edge in keys)
-        silent = frozenset(edge.parent for _, edge in edges if edge.cascades and not settings.cascades_logged)
-        tables = frozenset(child for child, _ in edges) | frozenset(edge.parent for _, edge in edges)
-        tangled = frozenset(parent for parent in silent if _is_tangled(parent, edges))
-        return cls(edges, tables, silent, tangled, settings.cascades_logged)
+        return _build_relations(edges, settings.cascades_logged)
 
     def has(self, table: TableSchema) -> bool:
         return table.target in self.tables
@@ -66,6 +64,14 @@ class Relations:
         for table in tables:
             found.setdefault(id(group_of[table.target]), []).append(table)
         return list(found.values())
+
+
+@lru_cache(maxsize=16)
+def _build_relations(edges: tuple[tuple[str, Edge], ...], cascades_logged: bool) -> Relations:
+    silent = frozenset(edge.parent for _, edge in edges if edge.cascades and not cascades_logged)
+    tables = frozenset(child for child, _ in edges) | frozenset(edge.parent for _, edge in edges)
+    tangled = frozenset(parent for parent in silent if _is_tangled(parent, edges))
+    return Relations(edges, tables, silent, tangled, cascades_logged)
 
 
 def _find_below(starts: set[str], edges: Iterable[tuple[str, Edge]]) -> set[str]:
