@@ -162,7 +162,7 @@ def build_result(workload: str, ours: Sequence[Run], peer: str, theirs: Sequence
     if theirs:
         peer_rate = statistics.median(run.rate for run in theirs)
         result["peer_rows_per_second"] = round(peer_rate)
-        result["ratio"] = round(peer_rate / our_rate, 2)
+        result["ratio"] = round(our_rate / peer_rate, 2)
         result["peer_spread"] = round(spread([run.rate for run in theirs]), 3)
         result["peer_runs"] = [describe_run(run) for run in theirs]
     return result
