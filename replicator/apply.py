@@ -29,7 +29,7 @@ from replicator.errors import (
     TargetRetry,
     TargetUnavailable,
 )
-from replicator.model import Batch, Changes, Checkpoint, Op, TableName
+from replicator.model import Batch, Changes, Checkpoint, Op, Position, TableName
 from replicator.refusals import LOCK_WAIT_TIMEOUT
 from replicator.session import Result, Session, build_delays, connect_patiently
 from replicator.sql import Packet, Statement
@@ -233,7 +233,7 @@ _PLACES = {Op.READ: 0, Op.INSERT: 0, Op.UPDATE: 1, Op.DELETE: 2}
 class Applier:
     """Applies the stream's batches in order. ``status`` gives the line that ``_replicator_status`` shows.
 
-    Foreign key checks are off unless ``set_checks`` or a packet turns them on: plans are in order by themselves, and
+    Foreign key checks are off unless a packet turns them on: plans are in order by themselves, and
     checks are wanted only where they do work (SEMANTICS §5.4).
     """
 
@@ -247,6 +247,7 @@ class Applier:
         self._is_status_old = True
         self._conflicts: dict[str, int] = {}
         self._max_packet = session.capabilities.max_allowed_packet
+        self._position: Position | str = lease.position or ""  # what the target stands at
 
     @property
     def session(self) -> Session:
@@ -260,10 +261,6 @@ class Applier:
     @property
     def waiting_for(self) -> str:
         return self.committer.waiting_for
-
-    def set_checks(self, on: bool) -> None:
-        """Foreign key checks from the next batch on."""
-        self.committer.foreign_key_checks = on
 
     def apply(self, prepared: Prepared) -> Applied:
         """Apply one batch; returns when the target holds it, through deadlocks and outages.
@@ -279,6 +276,7 @@ class Applier:
             raise self._refuse(error, prepared) from None
         except DataError as error:
             raise self._refuse(error, prepared) from None
+        self._position = prepared.batch.checkpoint.position
         conflicts = _count_conflicts(answers or ())
         for name, number in conflicts.items():
             self._conflicts[name] = self._conflicts.get(name, 0) + number
@@ -365,7 +363,7 @@ class Applier:
             return TargetError(
                 f"rows of pipeline {self.lease.pipeline} in the control tables are gone: {error.message}"
             )
-        self.set_table(name, state=State.ERROR, error=error.message)
+        self.set_table(name, state=State.ERROR, error=error.message, stands_at=str(self._position))
         if isinstance(error, DuplicateKey):
             hint = "multiple_unique_conflicts: another row holds this unique value; change one of them and start again"
         elif isinstance(error, CheckRefused):

@@ -28,6 +28,21 @@ def build_groups(schemas: Sequence[TableSchema]) -> list[tuple[TableSchema, ...]
     return [tuple(group) for group in groups.values()]
 
 
+def build_inseparable(schemas: Sequence[TableSchema], *, cascades_logged: bool) -> list[frozenset[TableName]]:
+    """The sets that must be loaded at one position: a cascade between two of them would otherwise be lost.
+
+    What a cascade does is seen in no log where the source does not log it: from the set's snapshot on, the target's own
+    foreign keys must do it, and they can only be made where all tables stand at the same moment.
+    """
+    if cascades_logged:
+        return []
+    return [
+        frozenset(schema.source for schema in group)
+        for group in build_groups(schemas)
+        if any(fk.cascades and fk.parent in {s.source for s in group} for s in group for fk in s.foreign_keys)
+    ]
+
+
 def find_check_reasons(
     schemas: Sequence[TableSchema], *, cascades_logged: bool, external: Iterable[ExternalChild]
 ) -> list[str]:

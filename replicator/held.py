@@ -1,4 +1,4 @@
-"""The changes of one table that is still loading, kept on disk until its snapshot's position is known (SEMANTICS §2.5).
+"""The changes of tables that are still loading, kept on disk until their snapshots' positions are known (SEMANTICS §2.5).
 
 The file is unlinked at once: after a crash the log is read again from ``read_from``, so nothing here needs to survive.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from replicator.model import Changes, Op, Position, Row, TableSchema, Transactio
 
 BLOCK_BYTES = 4 << 20
 
-_Part = tuple[Op, list[Row], list[Row], int, bool]
+_Part = tuple[
+    int, Op, list[Row], list[Row], int, bool
+]  # the table's place among the held ones, then a Changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,14 @@ class _Entry:
 
 
 class Held:
-    """An append-only file of one table's transactions; at most one block of them is in memory.
+    """An append-only file of what transactions did to some tables; at most one block of it is in memory.
 
     Blocks are pickled whole, so that positions which share a base set store it once a block.
     """
 
-    def __init__(self, table: TableSchema, directory: Path | None = None) -> None:
-        self._table = table
+    def __init__(self, tables: Sequence[TableSchema], directory: Path | None = None) -> None:
+        self._tables = tuple(tables)
+        self._places = {table.source: place for place, table in enumerate(tables)}
         self._file = tempfile.TemporaryFile(dir=directory, prefix="replicator-held-")  # noqa: SIM115 (outlives the call)
         self._index: list[tuple[int, int]] = []  # offset and length of each block of entries
         self._pending: list[_Entry] = []
@@ -46,14 +49,16 @@ class Held:
         self.bytes = 0
 
     def append(self, position: Position, commit_time: int, changes: Iterable[Changes]) -> None:
-        """Keep what one transaction did to the table; nothing when it did nothing."""
+        """Keep what one transaction did to the tables; nothing when it did nothing."""
         parts: list[_Part] = []
         blocks: list[tuple[int, int]] = []
         rows = size = part_bytes = 0
         for part in changes:
-            parts.append(
-                (part.op, list(part.before), list(part.after), part.size, part.no_foreign_key_checks)
-            )
+            place = self._places.get(part.table.source)
+            if place is None:
+                continue
+            images = list(part.before), list(part.after)
+            parts.append((place, part.op, *images, part.size, part.no_foreign_key_checks))
             rows += part.rows
             size += part.size
             part_bytes += part.size
@@ -105,8 +110,8 @@ class Held:
         return [self._build(part) for part in parts]
 
     def _build(self, part: _Part) -> Changes:
-        op, before, after, size, no_foreign_key_checks = part
-        return Changes(self._table, op, before, after, size, no_foreign_key_checks)
+        place, op, before, after, size, no_foreign_key_checks = part
+        return Changes(self._tables[place], op, before, after, size, no_foreign_key_checks)
 
 
 @dataclass(frozen=True, slots=True)

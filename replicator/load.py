@@ -141,8 +141,9 @@ class _Jobs:
 class Loader:
     """Loads ``tables``; ``run`` blocks until all are loaded or ``stop`` is set, and may run once.
 
-    ``on_loaded(table, position)`` is called by a worker's thread as soon as a table stands complete at its position.
-    ``run`` raises the first error of any worker, after the table's state was set to ``error``.
+    ``on_loaded(table, position)`` is called by a worker's thread as soon as a table stands complete at its position; of a
+    set of ``inseparable`` tables when all do, at one position: where one of them is lost, all are loaded again. ``run``
+    raises the first error of any worker, after the table's state was set to ``error``.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class Loader:
         tables: Sequence[TableSchema],
         *,
         workers: int,
+        inseparable: Sequence[frozenset[TableName]] = (),
         on_loaded: Callable[[TableSchema, Position], None],
         stop: threading.Event,
     ) -> None:
@@ -162,7 +164,10 @@ class Loader:
         self._stop = stop
         self._halt = threading.Event()  # told to stop, or another worker has failed
         self._errors: list[BaseException] = []
-        self._done: set[TableName] = set()
+        self._unit_of = {name: names for names in inseparable for name in names}
+        self._inseparable = inseparable
+        self._finished: dict[TableName, TableSchema] = {}
+        self._finishing = threading.Lock()
         self._states: Mapping[TableName, TableState] = {}
         self._writers: list[ChunkWriter] = []
         self._waiting = ""
@@ -228,7 +233,7 @@ class Loader:
     def _run_rounds(self) -> None:
         fruitless = 0
         while self._pending and not self._stop.is_set():
-            done = len(self._done)
+            done = len(self._finished)
             snapshot = self._open_snapshot()
             if snapshot is None:
                 return
@@ -236,19 +241,30 @@ class Loader:
                 self._copy(snapshot)
             if self._errors:
                 raise self._errors[0]
-            self._pending = [table for table in self._pending if table.source not in self._done]
-            fruitless = 0 if len(self._done) > done else fruitless + 1
+            self._take_back_halves()
+            self._pending = [table for table in self._pending if table.source not in self._finished]
+            fruitless = 0 if len(self._finished) > done else fruitless + 1
             if fruitless >= FRUITLESS_ROUNDS and not self._stop.is_set():
                 raise SourceUnavailable(
                     f"{fruitless} snapshots in a row were lost before one of {len(self._pending)} tables was loaded",
                     hint="is somebody altering these tables, or ending our sessions, at the source?",
                 )
 
+    def _take_back_halves(self) -> None:
+        """Tables that are complete, but of whose set another was lost with the snapshot, are loaded again with it."""
+        for names in self._inseparable:
+            if not names <= self._finished.keys():
+                for name in names & self._finished.keys():
+                    del self._finished[name]
+                    self.progress.restart(name)
+
     def _open_snapshot(self) -> Snapshot | None:
         """A snapshot for some of what is pending, waiting through the source's outages; None when told to stop."""
         for delay in build_delays():
             try:
-                snapshot = self._ends.reader.open_snapshot(self._pending, self._workers, self._stop)
+                snapshot = self._ends.reader.open_snapshot(
+                    self._pending, self._workers, self._stop, self._inseparable
+                )
             except (SourceUnavailable, SnapshotLost) as error:
                 self._report(f"source: {error.message}")
                 log.warning("load: %s", error.message)
@@ -294,9 +310,13 @@ class Loader:
 
     def finish(self, table: TableSchema, position: Position) -> None:
         """A worker has completed a table."""
-        self._done.add(table.source)
         self.progress.finish(table.source, State.CATCHING_UP, time.monotonic())
-        self._on_loaded(table, position)
+        unit = self._unit_of.get(table.source, frozenset([table.source]))
+        with self._finishing:
+            self._finished[table.source] = table
+            if unit <= self._finished.keys():
+                for name in sorted(unit):
+                    self._on_loaded(self._finished[name], position)
 
 
 class _Worker:

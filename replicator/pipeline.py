@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from replicator.plan import build_edges
 from replicator.prepare import Preparer
 from replicator.sql import Limits
 from replicator.startup import Opened
-from replicator.stream import BatchLimits, Emitted, Pause, Route, Settle, Stream
+from replicator.stream import BatchLimits, Constrain, Emitted, Pause, Route, Settle, Stream
 from replicator.tablestate import State, StatusLine
 from replicator.target import external_children
 
@@ -75,13 +75,15 @@ class Pipeline:
         self._last_transactions = 0
         self._frames: deque[tuple[float, int]] = deque(maxlen=RATE_FRAMES)
         self._to_prepare: Line[Emitted | _End] = Line(1, self._abort)
-        self._to_apply: Line[Prepared | Pause | Settle | _End] = Line(1, self._abort)
+        self._to_apply: Line[Prepared | Pause | Constrain | Settle | _End] = Line(1, self._abort)
         self._wanted = opened.reader.position() if options.until == "current" else None
         groups = [frozenset(table.source for table in group) for group in build_groups(opened.tables)]
-        settled = {n for g in groups if all(self._is_settled(n) for n in g) for n in g}
+        settled = {name for group in groups if all(map(self._is_settled, group)) for name in group}
         self._unsettled = set(self._schemas) - settled
+        pending = [table for table in opened.tables if self._is_pending(table.source)]
+        self._states.update((table.source, State.PENDING) for table in pending)
         self._stream = Stream(
-            routes=[self._build_route(table, table.source in settled) for table in opened.tables],
+            routes=self._build_routes(groups, pending, settled),
             groups=groups,
             position=opened.position,
             read_from=opened.read_from,
@@ -92,9 +94,13 @@ class Pipeline:
         )
         self._applier = Applier(opened.session, opened.lease, status=self._build_status, stop=stop)
         self._preparer = self._build_preparer()
-        pending = [t for t in opened.tables if self._states[t.source] not in _NOT_PENDING]
         self._loader = Loader(
-            opened, pending, workers=options.workers, on_loaded=self._take_loaded, stop=stop
+            opened,
+            pending,
+            workers=options.workers,
+            inseparable=opened.inseparable,
+            on_loaded=self._take_loaded,
+            stop=stop,
         )
 
     # -- building ---------------------------------------------------------------------------------------------------
@@ -102,13 +108,33 @@ class Pipeline:
     def _is_settled(self, name: TableName) -> bool:
         return self._states[name] in (State.STREAMING, State.PAUSED)
 
-    def _build_route(self, table: TableSchema, is_settled: bool) -> Route:
+    def _is_pending(self, name: TableName) -> bool:
+        return not self._opened.is_loaded(name) and self._states[name] is not State.PAUSED
+
+    def _build_routes(
+        self,
+        groups: Iterable[frozenset[TableName]],
+        pending: Iterable[TableSchema],
+        settled: Collection[TableName],
+    ) -> list[Route]:
+        """One route a table; tables that load and are joined by foreign keys share what is held for them."""
+        held: dict[TableName, Held] = {}
+        for group in groups:
+            tables = [table for table in pending if table.source in group]
+            if tables:
+                shared = Held(tables, self._options.spill_dir)
+                held |= {table.source: shared for table in tables}
+        return [
+            self._build_route(table, held.get(table.source), table.source in settled)
+            for table in self._opened.tables
+        ]
+
+    def _build_route(self, table: TableSchema, held: Held | None, is_settled: bool) -> Route:
         state = self._opened.states[table.source]
         if state.state is State.PAUSED:
             return Route(table, paused=state.error or "paused", settled=is_settled)
-        if self._opened.is_loaded(table.source):
-            return Route(table, own=self._opened.own_position(table.source), settled=is_settled)
-        return Route(table, held=Held(table, self._options.spill_dir))
+        own = self._opened.own_position(table.source) if held is None else None
+        return Route(table, own=own, held=held, settled=is_settled)
 
     def _build_preparer(self) -> Preparer:
         """Foreign key checks are on only where they do work (SEMANTICS §5.4)."""
@@ -195,8 +221,8 @@ class Pipeline:
         while not isinstance(item := self._to_prepare.get(POLL_SECONDS), _End):
             if item is None:
                 continue
-            if isinstance(item, Settle):
-                self._preparer.settle(item.tables)
+            if isinstance(item, Constrain):
+                self._preparer.constrain(item.tables)
             self._to_apply.put(self._preparer.prepare(item) if isinstance(item, Batch) else item)
         self._to_apply.put(_END)
 
@@ -208,6 +234,8 @@ class Pipeline:
                 self._apply_batch(item)
             elif isinstance(item, Pause):
                 self._pause(item)
+            elif isinstance(item, Constrain):
+                self._constrain(item)
             else:
                 self._settle(item)
         self._applier.keepalive(None, now=True)
@@ -226,13 +254,17 @@ class Pipeline:
             log.warning("%s is paused: %s", name, pause.reason)
             self._set_state(name, State.PAUSED, error=pause.reason, position=str(pause.position))
 
-    def _settle(self, settle: Settle) -> None:
-        """A set of tables is consistent: it gets its foreign keys, and what they do not hold is told."""
-        tables = [self._schemas[name] for name in settle.tables if self._states[name] is not State.PAUSED]
+    def _constrain(self, constrain: Constrain) -> None:
+        """A set of tables stands at one position: it gets its foreign keys, and what they do not hold is told."""
+        tables = [self._schemas[n] for n in constrain.tables if self._states[n] is not State.PAUSED]
         for orphan in add_foreign_keys(self._opened, tables, self._applied_position, self._stop):
             log.warning("%s", orphan)
-        for table in tables:
-            self._set_state(table.source, State.STREAMING, error=None)
+
+    def _settle(self, settle: Settle) -> None:
+        """A set of tables has caught up."""
+        for name in settle.tables:
+            if self._states[name] is not State.PAUSED:
+                self._set_state(name, State.STREAMING, error=None)
         self._unsettled.difference_update(settle.tables)
         self._applier.keepalive(None, now=True)
 
@@ -302,7 +334,6 @@ class Pipeline:
         return (newest - rows) / (now - began) if now > began else 0.0
 
 
-_NOT_PENDING = frozenset({State.CATCHING_UP, State.STREAMING, State.PAUSED})
 _LONGEST_POSITION = 120
 
 

@@ -21,10 +21,10 @@ _CHECKS: Final = {True: b"SET foreign_key_checks=1", False: b"SET foreign_key_ch
 
 
 class Preparer:
-    """Plans and renders for one pipeline. ``settle`` is called in stream order, by the thread that prepares.
+    """Plans and renders for one pipeline. ``constrain`` is called in stream order, by the thread that prepares.
 
     ``is_checking``: foreign key checks are needed at all; ``parents``: the foreign keys of each target table;
-    ``unsettled``: tables whose set is not consistent yet.
+    ``unsettled``: tables whose foreign keys are not there, or not true, yet.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Preparer:
         self._unsettled = frozenset(unsettled)
         self._settings = PlanSettings(checks=False, cascades_logged=cascades_logged, parents=parents)
 
-    def settle(self, tables: Iterable[TableName]) -> None:
-        """These tables are consistent from the next batch on."""
+    def constrain(self, tables: Iterable[TableName]) -> None:
+        """The foreign keys of these tables hold from the next batch on."""
         self._unsettled -= frozenset(tables)
 
     def prepare(self, batch: Batch) -> Prepared:

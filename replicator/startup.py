@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from typing import TypeVar
 from replicator.checkpoint import Lease, acquire
 from replicator.config import PipelineConfig
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
+from replicator.foreignkeys import build_inseparable
 from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema
 from replicator.readers.base import Reader
@@ -27,6 +28,7 @@ from replicator.tablestate import (
     TableState,
     insert_pending,
     read_known_tables,
+    read_status,
     read_tables,
     set_table,
 )
@@ -34,7 +36,6 @@ from replicator.tablestate import (
 log = logging.getLogger("replicator")
 
 LONGEST_WAIT = 30.0
-LOADED_STATES = frozenset({State.CATCHING_UP, State.STREAMING})
 
 T = TypeVar("T")
 
@@ -44,7 +45,8 @@ class Opened:
     """Both ends of a pipeline, ready to move rows.
 
     ``tables`` in selection order; those that were loaded before carry the schema they were loaded with. ``states`` are
-    the stored ones. ``position`` is the pipeline's, ``read_from`` where reading starts.
+    the stored ones. ``inseparable`` sets are loaded at one position. ``position`` is the pipeline's, ``read_from`` where
+    reading starts.
     """
 
     config: PipelineConfig
@@ -54,6 +56,7 @@ class Opened:
     selection: Selection
     tables: tuple[TableSchema, ...]
     states: Mapping[TableName, TableState]
+    inseparable: tuple[frozenset[TableName], ...]
     position: Position
     read_from: Position
 
@@ -62,7 +65,7 @@ class Opened:
         return self.reader.parse_position(stored) if stored else None
 
     def is_loaded(self, name: TableName) -> bool:
-        return self.states[name].state in LOADED_STATES
+        return self.states[name].is_loaded
 
 
 def wait_for(
@@ -95,27 +98,40 @@ def open_pipeline(
     spill_dir: Path | None = None,
 ) -> Opened:
     """Open both ends and agree on where to start. Raises every error a run can end with before its first row."""
-    session = wait_for(
-        lambda: Session.connect(config.target, loads=True), waiting, stop, is_patient=is_patient
-    )
     reader = wait_for(
         lambda: MysqlReader(config.source, spill_dir=spill_dir), waiting, stop, is_patient=is_patient
     )
+    session = wait_for(
+        lambda: Session.connect(config.target, loads=True), waiting, stop, is_patient=is_patient
+    )
+    _refuse_other_source(config, session, reader)
     stored = {state.source: state for state in read_known_tables(session, config.pipeline)}
     selection = _select(config, session, reader, stored)
-    tables = _describe(reader, selection, stored)
-    _refuse_unready(reader, tables)
+    described = _describe(reader, selection, stored)
+    _refuse_keyless(described.values())
+    _refuse_unready(reader, tuple(described.values()))
+    inseparable = build_inseparable(
+        tuple(described.values()), cascades_logged=reader.foreign_key_cascades_logged()
+    )
     lease = acquire(session, config.pipeline, reader.identity)
     reader.short_id = lease.short_id
-    _refuse_other_source(config, lease, reader)
+    position = reader.parse_position(lease.position) if lease.position else reader.position()
+    again = _find_torn_sets(reader, position, inseparable, stored)
+    tables = _choose_schemas(selection, described, stored, again)
     insert_pending(session, lease, tables)
     _forget_unselected(session, lease, stored, tables)
     if lease.position is None:
-        _start_anew(session, lease, stored, tables)
+        again |= stored.keys() & described.keys()
+    for table in tables:
+        if table.source in again:
+            set_table(
+                session, lease, table.source, state=State.PENDING, position=None, error=None, schema=table
+            )
     prepare_tables(session, lease, tables, selection, stop)
     states = {state.source: state for state in read_tables(session, config.pipeline)}
-    position = reader.parse_position(lease.position) if lease.position else reader.position()
-    opened = Opened(config, reader, session, lease, selection, tables, states, position, position)
+    opened = Opened(
+        config, reader, session, lease, selection, tables, states, tuple(inseparable), position, position
+    )
     opened.read_from = _find_read_from(opened)
     reader.verify_position(opened.read_from)
     return opened
@@ -127,28 +143,67 @@ def _select(
     """Choose tables; one that was mirrored and is gone from the source still counts: the log will say what became of it."""
     folds = session.query("SELECT @@lower_case_table_names")[0][0] != 0
     session.rollback()
-    known = {*reader.list_tables(), *(name for name, state in stored.items() if state.state in LOADED_STATES)}
+    known = {*reader.list_tables(), *(name for name, state in stored.items() if _is_kept(state))}
     selection = select(config, known, fold_target_case=folds)
     for warning in selection.warnings:
         log.warning("%s", warning)
     return selection
 
 
+def _is_kept(state: TableState) -> bool:
+    """Whether the schema stored with a table is the one to go on with."""
+    return state.schema is not None and (state.is_loaded or state.state is State.PAUSED)
+
+
 def _describe(
     reader: Reader, selection: Selection, stored: Mapping[TableName, TableState]
+) -> dict[TableName, TableSchema]:
+    """Every selected table as the source has it now; one that is gone from the source, as it was."""
+    present = set(reader.list_tables())
+    targets = {t.source: t.target for t in selection.tables if t.source in present}
+    described = {schema.source: schema for schema in reader.describe(targets)} if targets else {}
+    for table in selection.tables:
+        if table.source not in described and (schema := stored[table.source].schema) is not None:
+            described[table.source] = schema
+    return described
+
+
+def _find_torn_sets(
+    reader: Reader,
+    position: Position,
+    inseparable: Sequence[frozenset[TableName]],
+    stored: Mapping[TableName, TableState],
+) -> set[TableName]:
+    """Tables to load again because their set does not stand at one position (``foreignkeys.build_inseparable``)."""
+    again: set[TableName] = set()
+    for names in inseparable:
+        states = [state for name in names if (state := stored.get(name)) and state.state is not State.PAUSED]
+        owns = [reader.parse_position(s.position) if s.position else position for s in states if s.is_loaded]
+        is_whole = len(owns) == len(names) or not owns
+        if not is_whole or not all(own.covers(owns[0]) and owns[0].covers(own) for own in owns):
+            loaded = {state.source for state in states if state.is_loaded}
+            log.warning(
+                "loaded again, for the source logs no cascades: %s", ", ".join(map(str, sorted(loaded)))
+            )
+            again |= loaded
+    return again
+
+
+def _choose_schemas(
+    selection: Selection,
+    described: Mapping[TableName, TableSchema],
+    stored: Mapping[TableName, TableState],
+    again: Collection[TableName],
 ) -> tuple[TableSchema, ...]:
-    """Schemas: as loaded where a table is loaded, as the source has it now where it is not."""
-    loaded = {
+    """Schemas: as loaded where a table goes on, for the log ahead knows those columns; as they are now where it is
+    loaded."""
+    kept = {
         name: state.schema
         for name, state in stored.items()
-        if state.schema is not None and state.state in LOADED_STATES | {State.PAUSED}
+        if _is_kept(state) and name not in again and state.schema is not None
     }
-    fresh = {t.source: t.target for t in selection.tables if t.source not in loaded}
-    described = {schema.source: schema for schema in reader.describe(fresh)} if fresh else {}
-    tables = tuple(loaded.get(t.source) or described[t.source] for t in selection.tables)
-    _refuse_moved(selection.tables, loaded)
-    _refuse_keyless(tables)
-    return tables
+    _refuse_moved(selection.tables, kept)
+    return tuple(kept.get(table.source) or described[table.source] for table in selection.tables)
 
 
 def _refuse_moved(selected: Sequence[SelectedTable], loaded: Mapping[TableName, TableSchema]) -> None:
@@ -161,7 +216,7 @@ def _refuse_moved(selected: Sequence[SelectedTable], loaded: Mapping[TableName, 
             )
 
 
-def _refuse_keyless(tables: Sequence[TableSchema]) -> None:
+def _refuse_keyless(tables: Iterable[TableSchema]) -> None:
     keyless = [str(table.source) for table in tables if not table.key]
     if keyless:
         raise SourceError(
@@ -180,10 +235,11 @@ def _refuse_unready(reader: Reader, tables: Sequence[TableSchema]) -> None:
         )
 
 
-def _refuse_other_source(config: PipelineConfig, lease: Lease, reader: Reader) -> None:
-    if lease.identity and lease.identity != reader.identity:
+def _refuse_other_source(config: PipelineConfig, session: Session, reader: Reader) -> None:
+    status = read_status(session, config.pipeline)
+    if status is not None and status.identity != reader.identity:
         raise PositionLost(
-            f"{config.source.address} is {reader.identity}, but pipeline {config.pipeline} follows {lease.identity}",
+            f"{config.source.address} is {reader.identity}, but pipeline {config.pipeline} follows {status.identity}",
             hint="point the file at the right server; to follow this one from now on, `drop` the pipeline and load anew",
         )
 
@@ -198,17 +254,6 @@ def _forget_unselected(
             set_table(session, lease, name, state=State.NEEDS_RELOAD, error="left the pipeline file")
 
 
-def _start_anew(
-    session: Session, lease: Lease, stored: Mapping[TableName, TableState], tables: Sequence[TableSchema]
-) -> None:
-    """Without a stored position (first start, or after `drop`) nothing that was loaded can be continued."""
-    for table in tables:
-        if table.source in stored:
-            set_table(
-                session, lease, table.source, state=State.PENDING, position=None, error=None, schema=table
-            )
-
-
 def _find_read_from(opened: Opened) -> Position:
     """The lowest of the pipeline's position and the own positions of tables that were catching up."""
     read_from = opened.position
@@ -217,4 +262,3 @@ def _find_read_from(opened: Opened) -> Position:
         if own is not None:
             read_from = read_from.meet(own)
     return read_from
-

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from replicator.held import Held
 from replicator.lag import Lag
@@ -32,7 +31,8 @@ from replicator.model import (
 )
 
 
-class Pause(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pause:
     """Tables leave the stream here; ``position`` is the one before the change that paused them."""
 
     tables: tuple[TableName, ...]
@@ -40,13 +40,21 @@ class Pause(NamedTuple):
     reason: str
 
 
-class Settle(NamedTuple):
-    """A set of tables joined by foreign keys has passed its newest snapshot: it is consistent from here on."""
+@dataclass(frozen=True, slots=True)
+class Constrain:
+    """A set of tables joined by foreign keys stands at one position: the keys can be made and checked from here on."""
 
     tables: tuple[TableName, ...]
 
 
-Emitted = Batch | Pause | Settle
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The same set follows the pipeline's position: it is mirrored like all others from here on."""
+
+    tables: tuple[TableName, ...]
+
+
+Emitted = Batch | Pause | Constrain | Settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,8 @@ class Route:
     """What happens to the changes of one table.
 
     ``own`` is the table's own position: changes in it are skipped, later ones pass, until the stream has passed it
-    (None: the table follows the pipeline). ``held`` keeps the changes of a table that loads. ``paused`` skips all.
+    (None: the table follows the pipeline). ``held`` keeps the changes of a table that loads, in source order with those
+    of the tables that foreign keys join it to; all of them wait until the last is loaded. ``paused`` skips all.
     """
 
     table: TableSchema
@@ -72,6 +81,10 @@ class Route:
     held: Held | None = None
     paused: str = ""
     settled: bool = False
+
+    @property
+    def is_loading(self) -> bool:
+        return self.held is not None and self.own is None and not self.paused
 
     @property
     def is_plain(self) -> bool:
@@ -111,6 +124,7 @@ class Stream:
     ) -> None:
         self._routes = {route.table.source: route for route in routes}
         self._groups = [group for group in groups if not all(self._routes[name].settled for name in group)]
+        self._constrained: set[frozenset[TableName]] = set()
         self._emit = emit
         self._is_free = is_free
         self._lag = lag
@@ -137,6 +151,8 @@ class Stream:
     def run(self, items: Iterable[StreamItem]) -> None:
         """Consume the stream until it ends (the reader's stop event), then emit what is complete."""
         self._refilter()
+        for group in self._groups:
+            self._constrain(group)
         self._settle()
         for item in items:
             if self._loaded:
@@ -236,29 +252,22 @@ class Stream:
         """The part of a transaction that goes on; what tables that load must wait for is kept aside."""
         after = transaction.position
         is_old = self._floor is not None and self._floor.includes(after)
+        for held in {id(route.held): route.held for route in self._routes.values() if route.held}.values():
+            held.append(after, transaction.commit_time, transaction.changes)
         passing: set[TableName] = set()
         for name, route in self._routes.items():
-            if route.paused:
+            if route.paused or route.held is not None:
                 continue
-            if route.held is not None:
-                of_table = (c for c in transaction.changes if c.table.source == name)
-                route.held.append(after, transaction.commit_time, of_table)
-            elif not (is_old if route.own is None else route.own.includes(after)):
+            if not (is_old if route.own is None else route.own.includes(after)):
                 passing.add(name)
-        changes = Passing(transaction.changes, frozenset(passing))
-        rows = size = 0
-        for part in changes:
-            rows += part.rows
-            size += part.size
-        kept: Iterable[Changes] = changes if transaction.spilled else list(changes)
-        return transaction._replace(changes=kept, rows=rows, size=size)
+        return _keep(transaction, frozenset(passing))
 
     def _pass_positions(self) -> None:
         """Let go of the floor, and of tables' own positions, that the stream has passed."""
         if self._floor is not None and self._read.covers(self._floor):
             self._floor = None
         for name, route in self._routes.items():
-            if route.own is None or not self._read.covers(route.own):
+            if route.own is None or route.held is not None or not self._read.covers(route.own):
                 continue
             if self._floor is None:
                 route.own = self._open.moved[name] = None
@@ -270,34 +279,53 @@ class Stream:
         self._is_filtering = self._floor is not None or not all(r.is_plain for r in self._routes.values())
 
     def _join_loaded(self) -> None:
-        """Replay what loaded tables missed, then let them into the stream."""
+        """Note what is loaded; a set of tables that foreign keys join enters the stream when its last one is."""
         self._flush()
         while self._loaded:
             name, position = self._loaded.popleft()
             route = self._routes[name]
             if route.paused:
                 self._emit(Pause((name,), position, route.paused))
-                continue
-            held, route.held, route.own = route.held, None, position
-            self._is_filtering = True
-            if held is not None:
-                self._replay(route, held)
+            else:
+                route.own = position
+            group = next(group for group in self._groups if name in group)
+            if not any(self._routes[member].is_loading for member in group):
+                self._join(group)
         self._flush()
 
-    def _replay(self, route: Route, held: Held) -> None:
-        """Batches of one table's past: the pipeline's position stays, the table's own moves with each."""
-        loaded = route.own
-        assert loaded is not None
+    def _join(self, group: frozenset[TableName]) -> None:
+        """Replay what the tables of a set missed, in source order, then let them into the stream."""
+        routes = [route for name in group if (route := self._routes[name]).held is not None]
+        held = next((route.held for route in routes), None)
+        for route in routes:
+            route.held = None
+        self._is_filtering = True
+        self._constrain(group)
+        if held is not None:
+            self._replay(routes, held)
+
+    def _constrain(self, group: frozenset[TableName]) -> None:
+        """Where a set stands at one position, its foreign keys come before its changes: some sources do not log what
+        their cascades do, and the target's keys must do it (SEMANTICS §5.3)."""
+        routes = [route for name in group if not (route := self._routes[name]).paused]
+        if group not in self._constrained and not any(r.is_loading for r in routes) and _is_level(routes):
+            self._constrained.add(group)
+            self._emit(Constrain(tuple(sorted(group))))
+
+    def _replay(self, routes: Sequence[Route], held: Held) -> None:
+        """Batches of a set's past: the pipeline's position stays, the tables' own move with each."""
+        loaded = {route.table.source: route.own for route in routes if route.own is not None}
         for transaction in held.replay():
-            if loaded.includes(transaction.position):
-                continue
-            if transaction.spilled:
+            passing = [name for name, own in loaded.items() if not own.includes(transaction.position)]
+            kept = _keep(transaction, frozenset(passing))
+            if kept.spilled:
                 self._send_past()
-            self._add(transaction)
+            self._add(kept)
             self._open.transactions += 1
-            route.own = self._open.moved[route.table.source] = transaction.position
-            if transaction.spilled:
-                self._send_past(transaction)
+            for name in passing:
+                self._routes[name].own = self._open.moved[name] = kept.position
+            if kept.spilled:
+                self._send_past(kept)
             elif self._open.rows >= self._limits.rows or self._open.size >= self._limits.size:
                 self._send_past()
         self._send_past()
@@ -309,6 +337,7 @@ class Stream:
     def _settle(self) -> None:
         for group in list(self._groups):
             if all(self._routes[name].is_plain or self._routes[name].paused for name in group):
+                self._constrain(group)
                 self._groups.remove(group)
                 self._emit(Settle(tuple(sorted(group))))
 
@@ -320,6 +349,26 @@ class Stream:
             route.paused, route.own, route.held = change.reason, None, None
         self._refilter()
         self._emit(Pause(change.tables, change.before, change.reason))
+
+
+def _is_level(routes: Sequence[Route]) -> bool:
+    """Whether all stand at one position: their own, or all at the pipeline's."""
+    owns = [route.own for route in routes]
+    first = owns[0] if owns else None
+    if first is None:
+        return not any(owns)
+    return all(own is not None and own.covers(first) and first.covers(own) for own in owns)
+
+
+def _keep(transaction: Transaction, tables: frozenset[TableName]) -> Transaction:
+    """The part of a transaction that concerns ``tables``."""
+    changes = Passing(transaction.changes, tables)
+    rows = size = 0
+    for part in changes:
+        rows += part.rows
+        size += part.size
+    kept: Iterable[Changes] = changes if transaction.spilled else list(changes)
+    return transaction._replace(changes=kept, rows=rows, size=size)
 
 
 @dataclass(frozen=True, slots=True)

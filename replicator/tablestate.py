@@ -75,6 +75,13 @@ class TableState:
     schema: TableSchema | None
     updated_at: str
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its rows are complete, so that the stream can go on; an error while streaming keeps the position."""
+        if self.state is State.ERROR:
+            return self.position is not None
+        return self.state in (State.CATCHING_UP, State.STREAMING)
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -229,7 +236,8 @@ def build_table_update(
     """The UPDATE of one table's row: what was applied and loaded is added, ``values`` are set.
 
     ``values``: any of state (State), found (Found), rows_at_start, position (stored text or None), error (text or None),
-    schema (TableSchema), target, and reset (True: the counters start again at 0 before anything is added).
+    schema (TableSchema), target, stands_at (the position, where the table has none of its own), and reset (True: the
+    counters start again at 0 before anything is added).
     """
     reset = bool(values.pop("reset", False))
     parts = [] if not reset else [b"rows_loaded=0,inserted=0,updated=0,deleted=0"]
@@ -246,6 +254,8 @@ _SETTABLE = frozenset(("state", "found", "rows_at_start", "position", "error", "
 
 
 def _build_assignment(key: str, value: object) -> tuple[bytes, bytes]:
+    if key == "stands_at":
+        return b"position", b"COALESCE(position,%b)" % quote_text(str(value))
     if isinstance(value, TableSchema):
         return b"source_columns", quote_text(schema_to_json(value).decode())
     if key not in _SETTABLE:

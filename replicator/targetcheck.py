@@ -15,7 +15,6 @@ from replicator.readers.base import Reader
 from replicator.selection import SelectedTable
 from replicator.session import Session
 from replicator.sourcecheck import Source, Tables, parse_version
-from replicator.startup import LOADED_STATES
 from replicator.tablestate import Status, read_known_tables
 from replicator.verdict import Verdict, judge
 
@@ -213,7 +212,7 @@ def _check_identity(findings: Findings, config: PipelineConfig, status: Status, 
 def _check_position(findings: Findings, status: Status, reader: Reader) -> None:
     """The pipeline's position, and those of tables that have not caught up with it."""
     subject = f"pipeline {status.pipeline}"
-    own = {str(table.source): table.position for table in status.tables if table.state in LOADED_STATES}
+    own = {str(table.source): table.position for table in status.tables if table.is_loaded}
     stored = {subject: status.read_from or status.position} | own
     for place, position in stored.items():
         if position is None:

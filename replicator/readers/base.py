@@ -82,8 +82,17 @@ class Reader(Protocol):
         """Everything that must hold before reading: grants, settings, retention. Never raises for a failed check."""
         ...
 
-    def open_snapshot(self, tables: Sequence[TableSchema], workers: int, stop: threading.Event) -> Snapshot:
-        """A snapshot that is exact for at least one of ``tables``; the caller comes back for the rest."""
+    def open_snapshot(
+        self,
+        tables: Sequence[TableSchema],
+        workers: int,
+        stop: threading.Event,
+        inseparable: Sequence[frozenset[TableName]] = (),
+    ) -> Snapshot:
+        """A snapshot that is exact for at least one of ``tables``; the caller comes back for the rest.
+
+        Of a set of ``inseparable`` tables it holds all or none.
+        """
         ...
 
     def read(

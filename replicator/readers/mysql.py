@@ -224,7 +224,13 @@ class MysqlReader:
         with self._session() as connection:
             return mysql_checks.check(connection, tables, self._server.kind)
 
-    def open_snapshot(self, tables: Sequence[TableSchema], workers: int, stop: threading.Event) -> Snapshot:
+    def open_snapshot(
+        self,
+        tables: Sequence[TableSchema],
+        workers: int,
+        stop: threading.Event,
+        inseparable: Sequence[frozenset[TableName]] = (),
+    ) -> Snapshot:
         source = mysql_snapshot.SnapshotSource(
             connect=self.connect,
             kind=self._server.kind,
@@ -233,7 +239,7 @@ class MysqlReader:
             touched_tables=self.touched_tables,
             file_created=self._file_created,
         )
-        return mysql_snapshot.open_snapshot(source, tables, workers, stop)
+        return mysql_snapshot.open_snapshot(source, tables, workers, stop, inseparable)
 
     def touched_tables(self, start: GtidPosition, file: str, offset: int) -> frozenset[TableName] | None:
         """See ``shortdump.touched_tables``."""

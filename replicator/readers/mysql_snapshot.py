@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import pymysql
 
@@ -159,30 +159,46 @@ class MysqlSnapshot:
 
 
 def open_snapshot(
-    source: SnapshotSource, tables: Sequence[TableSchema], workers: int, stop: threading.Event
+    source: SnapshotSource,
+    tables: Sequence[TableSchema],
+    workers: int,
+    stop: threading.Event,
+    inseparable: Sequence[frozenset[TableName]] = (),
 ) -> MysqlSnapshot:
-    """A snapshot in ``workers`` sessions (or fewer) that is exact for at least one of ``tables``.
+    """A snapshot in ``workers`` sessions (or fewer) that is exact for at least one of ``tables``; of a set of
+    ``inseparable`` ones for all or none.
 
     Raises SourceUnavailable where a lock cannot be had, naming who holds it; SourceError for a missing grant or
     prepared XA transactions; SnapshotLost when ``stop`` is set or a connection is lost.
     """
     _refuse_prepared(source)
+    units = _build_units(tables, inseparable)
     if source.kind == "mariadb":
         return _open_mariadb(source, tables, workers)
     if source.gtids:
         for _ in range(UNLOCKED_ATTEMPTS):
-            snapshot = _open_unlocked(source, tables, workers)
+            snapshot = _open_unlocked(source, units, workers)
             if snapshot is not None:
                 return snapshot
-    return _open_locked(source, tables, workers, stop)
+    return _open_locked(source, units, workers, stop)
+
+
+Unit: TypeAlias = list[TableSchema]
+"""Tables that are in a snapshot together or not at all."""
+
+
+def _build_units(tables: Sequence[TableSchema], inseparable: Sequence[frozenset[TableName]]) -> list[Unit]:
+    set_of = {name: number for number, names in enumerate(inseparable) for name in names}
+    units: dict[object, Unit] = {}
+    for table in tables:
+        units.setdefault(set_of.get(table.source, table.source), []).append(table)
+    return list(units.values())
 
 
 # --- MySQL without a lock (SEMANTICS §2.2) ----------------------------------------------------------------------------
 
 
-def _open_unlocked(
-    source: SnapshotSource, tables: Sequence[TableSchema], workers: int
-) -> MysqlSnapshot | None:
+def _open_unlocked(source: SnapshotSource, units: Sequence[Unit], workers: int) -> MysqlSnapshot | None:
     """A snapshot of the tables that nothing touched while it opened; None where all were touched.
 
     A server adds a GTID to gtid_executed after the engine's commit, so every session sees all of it. It writes the log
@@ -195,9 +211,10 @@ def _open_unlocked(
             session.begin()
         file, offset = _read_log_end(sessions[0])
         touched = source.touched_tables(position, file, offset)
-        exact = [] if touched is None else [table for table in tables if table.source not in touched]
-        if exact:
-            return MysqlSnapshot(position, exact, sessions)
+        if touched is not None:
+            quiet = [unit for unit in units if touched.isdisjoint(table.source for table in unit)]
+            if quiet:
+                return MysqlSnapshot(position, [table for unit in quiet for table in unit], sessions)
         _close(sessions)
         return None
 
@@ -226,14 +243,16 @@ def _read_log_end(session: MysqlSession) -> tuple[str, int]:
 
 
 def _open_locked(
-    source: SnapshotSource, tables: Sequence[TableSchema], workers: int, stop: threading.Event
+    source: SnapshotSource, units: Sequence[Unit], workers: int, stop: threading.Event
 ) -> MysqlSnapshot:
-    """Lock one table after the other until one lock is had in time; then all tables at once; else say who is in the way."""
+    """Lock one table (or inseparable set) after the other until one lock is had in time; then all tables at once; else
+    say who is in the way."""
     blocker = ""
+    tables = [table for unit in units for table in unit]
     for number in range(LOCK_ROUNDS):
-        for table in tables:
-            name = _quote_table(table.source)
-            snapshot, blocker = _try_locked(source, f"LOCK TABLES {name} READ", [table], workers)
+        for unit in units:
+            names = ", ".join(f"{_quote_table(table.source)} READ" for table in unit)
+            snapshot, blocker = _try_locked(source, f"LOCK TABLES {names}", unit, workers)
             if snapshot is not None:
                 return snapshot
             if stop.wait(min(LONGEST_BACK_OFF, 0.1 * 2**number)):

@@ -153,7 +153,7 @@ def test_foreign_keys_are_checked_only_when_asked_for_and_after_a_reconnect_too(
     applier = start()
     applier.apply(prepare(1, build_packet(orphan)))
     target_account.query("DELETE FROM c")
-    applier.set_checks(True)
+    applier.committer.foreign_key_checks = True
     with pytest.raises(DataError, match="foreign key"):
         applier.apply(prepare(2, build_packet(orphan)))
     applier.session.abort()

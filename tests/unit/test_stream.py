@@ -9,7 +9,7 @@ import pytest
 from replicator.held import BLOCK_BYTES, Held
 from replicator.lag import Lag
 from replicator.model import Batch, Changes, Idle, Op, SchemaChange, StreamItem, Transaction
-from replicator.stream import BatchLimits, Emitted, Pause, Route, Settle, Stream
+from replicator.stream import BatchLimits, Constrain, Emitted, Pause, Route, Settle, Stream
 from replicator.testing import MemoryPosition, build_insert, build_table, build_transaction, read_items
 
 A = build_table("a")
@@ -110,7 +110,7 @@ def test_a_spilled_transaction_is_a_batch_of_its_own_behind_what_came_before() -
 
 
 def test_a_loading_table_gets_what_its_snapshot_lacks_and_nothing_twice() -> None:
-    bench = Bench(Route(A, held=Held(A)), Route(B, settled=True))
+    bench = Bench(Route(A, held=Held([A])), Route(B, settled=True))
 
     def items() -> Iterator[StreamItem]:
         for number in range(1, 5):
@@ -127,7 +127,7 @@ def test_a_loading_table_gets_what_its_snapshot_lacks_and_nothing_twice() -> Non
 
 
 def test_a_snapshot_ahead_of_the_stream_swallows_changes_until_the_stream_has_passed_it() -> None:
-    bench = Bench(Route(A, held=Held(A)))
+    bench = Bench(Route(A, held=Held([A])))
 
     def items() -> Iterator[StreamItem]:
         yield insert(1, "a")
@@ -145,7 +145,7 @@ def test_a_snapshot_ahead_of_the_stream_swallows_changes_until_the_stream_has_pa
 
 
 def test_replayed_changes_move_the_tables_position_not_the_pipelines() -> None:
-    bench = Bench(Route(A, held=Held(A)), Route(B, settled=True), limits=BatchLimits(rows=2))
+    bench = Bench(Route(A, held=Held([A])), Route(B, settled=True), limits=BatchLimits(rows=2))
 
     def items() -> Iterator[StreamItem]:
         for number in range(1, 6):
@@ -187,9 +187,58 @@ def test_a_paused_table_does_not_hold_read_from() -> None:
     assert [(str(b.checkpoint.read_from), rows_of([b], "a")) for b in batches] == [("memory:1", [])]
 
 
+def test_joined_tables_that_stand_at_one_position_get_their_keys_before_their_changes() -> None:
+    held = Held([A, B])
+    bench = Bench(Route(A, held=held), Route(B, held=held))
+
+    def items() -> Iterator[StreamItem]:
+        yield insert(1, "a", "b")
+        bench.stream.table_loaded(A.source, MemoryPosition(1))
+        yield insert(2, "a", "b")
+        assert bench.batches[-1].rows == 0, "the first waits for the second"
+        bench.stream.table_loaded(B.source, MemoryPosition(1))
+        yield insert(3, "b", "a")
+
+    batches = bench.run(items())
+    both = (A.source, B.source)
+    assert [row for batch in batches for part in batch.changes for row in part.after] == [
+        (2, b"x"),
+        (2, b"x"),
+        (3, b"x"),
+        (3, b"x"),
+    ]
+    kinds = [item for item in bench.emitted if not isinstance(item, Batch) or item.rows]
+    assert kinds[0] == Constrain(both)
+    assert kinds.count(Settle(both)) == 1
+
+
+def test_joined_tables_at_two_positions_get_their_keys_when_the_stream_has_passed_both() -> None:
+    held = Held([A, B])
+    bench = Bench(Route(A, held=held), Route(B, held=held))
+
+    def items() -> Iterator[StreamItem]:
+        for number in range(1, 4):
+            yield insert(number, "a", "b")
+        bench.stream.table_loaded(A.source, MemoryPosition(1))
+        bench.stream.table_loaded(B.source, MemoryPosition(2))
+        yield Idle(MemoryPosition(3))
+
+    batches = bench.run(items())
+    both = (A.source, B.source)
+    assert (rows_of(batches, "a"), rows_of(batches, "b")) == ([2, 3], [3])
+    assert bench.emitted[-2:] == [Constrain(both), Settle(both)]
+
+
+def test_a_restart_of_loaded_tables_makes_their_keys_before_their_changes() -> None:
+    own = MemoryPosition(2)
+    bench = Bench(Route(A, own=own), Route(B, own=own), position=2, read_from=2)
+    bench.run(read_items([insert(3, "a", "b")]))
+    assert isinstance(bench.emitted[0], Constrain)
+
+
 @pytest.mark.parametrize("size", [100, BLOCK_BYTES])
 def test_held_changes_come_back_as_they_were(size: int) -> None:
-    held = Held(A)
+    held = Held([A])
     parts = [Changes(A, Op.UPDATE, [(n, b"x")], [(n, b"y")], size) for n in range(3)]
     held.append(MemoryPosition(1), 7, parts)
     held.append(MemoryPosition(2), 8, [])
