@@ -114,7 +114,7 @@ class Server:
         self.settings = _resolve_settings(kind, durable, tls, settings)
         template = _find_template(self.installation, self.settings)
         self.password = (template / "password").read_text()
-        self._supervisor = _Connection(f"replicator-{kind}-")
+        self._supervisor = SupervisorConnection(f"replicator-{kind}-")
         self._close = weakref.finalize(self, self._supervisor.close)
         self.directory = self._supervisor.directory
         self.datadir = self.directory / "data"
@@ -276,8 +276,12 @@ class Server:
             time.sleep(0.02)
 
 
-class _Connection:
-    """Our end of the pipes to one supervisor process."""
+class SupervisorConnection:
+    """Our end of the pipes to one supervisor process: a directory and at most one process that live no longer than we.
+
+    ``ask`` carries out one of the commands of `supervisor.Supervisor.answer`. Made without a ``folder``, the directory
+    is the system's own for temporary files.
+    """
 
     def __init__(self, prefix: str, folder: Path | None = None) -> None:
         place = [prefix, str(folder or "")]
@@ -359,14 +363,16 @@ def _find_template(installation: Installation, settings: dict[str, Setting]) -> 
     template = binaries.cache_folder() / "templates" / f"{installation.kind}-{version}-{key}"
     if not template.exists():
         template.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(_Connection(".new-", template.parent)) as connection:
+        with contextlib.closing(SupervisorConnection(".new-", template.parent)) as connection:
             made = _initialise(installation, chosen, connection)
             with contextlib.suppress(OSError):  # another process was faster: its template is as good
                 made.rename(template)
     return template
 
 
-def _initialise(installation: Installation, chosen: dict[str, Setting], connection: _Connection) -> Path:
+def _initialise(
+    installation: Installation, chosen: dict[str, Setting], connection: SupervisorConnection
+) -> Path:
     """Make a data directory with one account: root, with a random password, over socket and TCP alike."""
     folder = connection.directory / "template"
     folder.mkdir(mode=0o700)
@@ -413,7 +419,7 @@ def _build_mariadb_bootstrap(share: Path, password: str) -> str:
     return f"CREATE DATABASE mysql;\nUSE mysql;\n{variables}{scripts}\n{accounts}"
 
 
-def _run_initialisation(connection: _Connection, command: list[str], script: Path) -> None:
+def _run_initialisation(connection: SupervisorConnection, command: list[str], script: Path) -> None:
     log = connection.directory / "log"
     connection.ask(do="start", command=command, log=str(log), input=str(script))
     if connection.ask(do="wait")["code"]:
