@@ -224,9 +224,8 @@ def _find_node(change: _Change) -> _Node:
     node = table.nodes.get(key)
     if node is None or node.row is not None or node.origin != key:
         return _Node(table, None, key)
-    node.forced |= (
-        table.is_silent_parent
-    )  # the delete took children along, and the insert did not bring them back
+    # The delete took children along, and the insert did not bring them back.
+    node.forced |= table.is_silent_parent
     return node
 
 
@@ -396,19 +395,14 @@ def _build_in_source_order(changes: list[_Change]) -> list[Step]:
         action, key = _describe(change)
         moves = action in (Action.UPDATE, Action.UPDATE_KEY) and _moves(change)
         alone = moves or (action is Action.DELETE and change.table.deletes_alone)
-        last = groups[-1] if groups and is_open and not alone else None
-        if last is None or (last.table, last.action, last.unchecked) != (
-            change.table,
-            action,
-            change.unchecked,
-        ):
-            last = None
-        if last is None or (action is Action.UPDATE and key in updated):
-            last = _Group(change.table, action, change.unchecked, [], [])
-            groups.append(last)
+        kind = (change.table, action, change.unchecked)
+        joins = is_open and not alone and groups[-1][:3] == kind
+        if not joins or (action is Action.UPDATE and key in updated):
+            groups.append(_Group(*kind, [], []))
             updated.clear()
         is_open = not alone
         updated.add(key)
+        last = groups[-1]
         if change.after is not None:
             last.rows.append(change.after)
         if action in (Action.DELETE, Action.UPDATE_KEY):
