@@ -84,9 +84,15 @@ class SourceReader(MysqlReader):
         self._interfere = interfere
         self.snapshots = self.reads = 0
 
-    def open_snapshot(self, tables: Sequence[TableSchema], workers: int, stop: threading.Event) -> Snapshot:
+    def open_snapshot(
+        self,
+        tables: Sequence[TableSchema],
+        workers: int,
+        stop: threading.Event,
+        inseparable: Sequence[frozenset[TableName]] = (),
+    ) -> Snapshot:
         self.snapshots += 1
-        snapshot = super().open_snapshot(tables, workers, stop)
+        snapshot = super().open_snapshot(tables, workers, stop, inseparable)
         if self._interfere is not None:
             for session in snapshot.sessions:
                 self._wrap(session)
