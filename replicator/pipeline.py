@@ -17,7 +17,7 @@ from typing import Literal
 
 from replicator.apply import Applier, Prepared
 from replicator.console import TableView, View
-from replicator.errors import PausedTables, ReplicatorError
+from replicator.errors import PausedTables, ReplicatorError, SourceTaken
 from replicator.foreignkeys import build_groups, find_check_reasons
 from replicator.held import Held
 from replicator.line import Aborted, Line
@@ -171,9 +171,10 @@ class Pipeline:
             if self._is_done():
                 self._stop.set()
             show(self.view())
-        self._applier.close()
-        if self._errors:
-            raise self._errors[0]
+        try:
+            self._raise_first()
+        finally:
+            self._applier.close()
         self._report_paused()
 
     def _build_first(self) -> Prepared:
@@ -191,6 +192,14 @@ class Pipeline:
                 self._errors.append(error)
             self._abort.set()
             self._stop.set()
+
+    def _raise_first(self) -> None:
+        """Raise the first error; a log that another process reads now is the sign of a newer one of this pipeline."""
+        if not self._errors:
+            return
+        if isinstance(self._errors[0], SourceTaken):
+            self._applier.keepalive(None, now=True)  # Fenced, naming the newcomer
+        raise self._errors[0]
 
     def _is_done(self) -> bool:
         if self._options.until == "stopped" or self._unsettled:
