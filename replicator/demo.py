@@ -232,7 +232,8 @@ class _Shop:
             raise DemoFailed(f"{self.name} ended with {code}:\n{self.pipeline.last_words()}")
         status = self.pipeline.read_status()
         applied = [table.applied for table in status.tables]
-        state = status.state if status.pid == self.pipeline.pid else "starting"
+        is_heard = status.pid == self.pipeline.pid and status.state != "idle"
+        state = status.state if is_heard else "starting"
         self.figures = Figures(
             self.name,
             self.figures.product,
