@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from replicator.model import TableName, TableSchema
-from replicator.target import ExternalChild
+
+
+class ExternalChild(NamedTuple):
+    """A table outside the pipeline whose foreign key refers to a mirrored one: checks must stay on for it."""
+
+    child: str
+    constraint: str
+    parent: str
 
 
 def build_groups(schemas: Sequence[TableSchema]) -> list[tuple[TableSchema, ...]]:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from replicator import ddl
 from replicator.errors import SchemaMismatch, TargetError, TargetRetry, TargetUnavailable
+from replicator.foreignkeys import ExternalChild
 from replicator.model import Column, ForeignKey, Index, IndexPart, Kind, TableSchema
 from replicator.typemap import collation
 from replicator.typemap.capacity import find_loss
@@ -447,14 +448,6 @@ def _refusal(session: Any, schema: TableSchema) -> str:
 # --- neighbours -----------------------------------------------------------------------------------
 
 
-class ExternalChild(NamedTuple):
-    """A table outside the pipeline whose foreign key refers to a mirrored one: checks must stay on for it."""
-
-    child: str
-    constraint: str
-    parent: str
-
-
 def external_children(session: Queries, tables: Collection[str]) -> list[ExternalChild]:
     """Foreign keys of other tables, this account's view of them, that refer to one of the target ``tables``."""
     if not tables:
@@ -507,7 +500,6 @@ def fingerprint(session: Queries, table: str) -> str:
 
 __all__ = [
     "Difference",
-    "ExternalChild",
     "TargetColumn",
     "TargetIndex",
     "TargetTable",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from replicator.foreignkeys import build_groups, find_check_reasons
+from replicator.foreignkeys import ExternalChild, build_groups, build_inseparable, find_check_reasons
 from replicator.model import ForeignKey, TableName, TableSchema
-from replicator.target import ExternalChild
 from replicator.testing import build_table
 
 
@@ -37,3 +36,10 @@ def test_checks_are_on_only_where_they_do_work() -> None:
     assert find_check_reasons([A, C], cascades_logged=False, external=[]) == []  # its parent is not mirrored
     (reason,) = find_check_reasons([A], cascades_logged=True, external=[ExternalChild("app_t", "ours", "a")])
     assert "app_t" in reason
+
+
+def test_tables_between_which_an_unlogged_cascade_runs_are_inseparable() -> None:
+    whole = frozenset(schema.source for schema in (A, B, C))
+    assert build_inseparable([A, B, C, ALONE], cascades_logged=False) == [whole]
+    assert build_inseparable([A, B, C, ALONE], cascades_logged=True) == []
+    assert build_inseparable([A, B, ALONE], cascades_logged=False) == []  # nothing cascades

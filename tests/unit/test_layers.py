@@ -1,0 +1,81 @@
+"""The flow has no back edges: readers know nothing of what comes after them, planning knows no driver (DESIGN §3, I5)."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import replicator
+
+PACKAGE = Path(replicator.__file__).parent
+DRIVERS = {"pymysql", "pymysqlreplication", "psycopg", "socket", "ssl", "sqlalchemy"}
+PURE = {
+    "model",
+    "errors",
+    "plan",
+    "order",
+    "step",
+    "touch",
+    "fold",
+    "sql",
+    "literal",
+    "ddl",
+    "foreignkeys",
+    "stream",
+}
+PURE |= {"held", "lag", "progress"}
+BOTH_ENDS = {"pipeline", "startup", "runner", "check", "sourcecheck", "targetcheck", "preview", "probe"}
+SHARED_WITH_READERS = {"model", "errors", "config", "tls", "typemap", "spill", "readers"}
+
+
+def modules() -> Iterator[tuple[str, set[str]]]:
+    """Each module's name below the package, and what it imports: of ours as ``replicator.x``, else the top name."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module == "replicator":
+                found |= {f"replicator.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+        yield name, found
+
+
+def ours(imports: set[str]) -> set[str]:
+    return {name.removeprefix("replicator.") for name in imports if name.startswith("replicator.")}
+
+
+def top(imports: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in imports}
+
+
+def test_readers_import_nothing_that_comes_after_them() -> None:
+    for name, imports in modules():
+        if name.startswith(("readers.", "typemap.")):
+            later = top(ours(imports)) - SHARED_WITH_READERS
+            assert not later, f"{name} imports {later}"
+
+
+def test_what_is_pure_imports_no_driver_and_no_session() -> None:
+    for name, imports in modules():
+        if name in PURE:
+            assert not top(imports) & DRIVERS, name
+            assert not top(ours(imports)) - PURE - {"typemap"}, name
+
+
+def test_the_model_imports_nothing_of_ours() -> None:
+    assert {name: ours(imports) for name, imports in modules() if name == "model"} == {"model": set()}
+
+
+def test_only_the_wiring_knows_both_ends() -> None:
+    for name, imports in modules():
+        mine = ours(imports)
+        knows_source = any(i.startswith("readers.mysql") for i in mine)
+        knows_target = bool(mine & {"session", "apply", "checkpoint"})
+        is_reader = name.startswith("readers.")
+        if knows_source and not is_reader:
+            assert name in BOTH_ENDS, f"{name} imports a reader"
+        assert not (is_reader and knows_target), name
