@@ -74,9 +74,7 @@ def _play(view: DemoView, stack: contextlib.ExitStack) -> int:
     story = _Story(view, shops)
     for shop in shops:
         shop.start("run", "pipeline.yaml")
-    view.tell(
-        "both shops are open and write; `replicator run` loads what they had, then mirrors what they do"
-    )
+    view.tell("both shops are open; `replicator run` loads what they have, then mirrors what they do")
     story.watch_until(lambda: all(shop.is_streaming() for shop in shops))
     view.tell("both pipelines are loaded and stream")
     story.watch(MIRROR_SECONDS)
@@ -127,7 +125,7 @@ def _open(stack: contextlib.ExitStack, name: str, source: Server, target: Server
 def _make_source_account(server: Server, password: str) -> None:
     """What docs/howto/getting-started.md grants."""
     server.execute(f"CREATE USER {USER} IDENTIFIED BY '{password}'")
-    server.execute(f"GRANT SELECT, LOCK TABLES, SHOW VIEW ON {DATABASE}.* TO {USER}")
+    server.execute(f"GRANT SELECT, LOCK TABLES ON {DATABASE}.* TO {USER}")
     rights = "REPLICATION SLAVE, REPLICATION CLIENT" + (
         ", XA_RECOVER_ADMIN" if server.kind == "mysql" else ""
     )
