@@ -55,12 +55,26 @@ class Writer:
     def __init__(self, server: Server, database: str, seed: int) -> None:
         self._connection = server.connect(database=database, autocommit=False)
         self._random = random.Random(seed)
+        self._committed = threading.Condition()
+        self._has_ended = False
         self.commits = 0
 
     def run(self, stop: threading.Event) -> None:
         """Write transactions until ``stop``."""
-        while not stop.is_set():
-            self.write()
+        try:
+            while not stop.is_set():
+                self.write()
+        finally:
+            with self._committed:
+                self._has_ended = True
+                self._committed.notify_all()
+
+    def wait(self, commits: int) -> None:
+        """Wait until this many more transactions are committed (or the writer has failed)."""
+        with self._committed:
+            wanted = self.commits + commits
+            self._committed.wait_for(lambda: self.commits >= wanted or self._has_ended, timeout=60)
+            assert self.commits >= wanted or self._has_ended, f"{self.commits} commits, {wanted} wanted"
 
     def write(self) -> None:
         """One transaction; some are rolled back, some in part, a few refused by a constraint."""
@@ -74,7 +88,9 @@ class Writer:
                 self._connection.rollback()
                 return
             self._connection.commit()
-            self.commits += 1
+            with self._committed:
+                self.commits += 1
+                self._committed.notify_all()
         except (pymysql.err.IntegrityError, pymysql.err.OperationalError) as error:
             if error.args[0] not in (1062, 1451, 1452, 1213, 1205, 1761, 1762):
                 raise

@@ -1,0 +1,183 @@
+"""The replicator with one planted death: `dying.py POINT TIMES COMMAND…` is `replicator COMMAND…` that kills itself
+(SIGKILL) when the named point is reached for the TIMES-th time.
+
+The points are the edges between stages; they are planted from outside, the package knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import pymysql.connections
+
+from replicator import apply, chunk, cli, held, load, pipeline, prepare, session, spill
+from replicator.readers import mysql, mysql_snapshot, transactions
+
+CHUNK_ROWS = 10
+"""So small that the workload's tables have several chunks each."""
+
+
+def _die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait()
+    raise AssertionError("unreachable")
+
+
+class Point:
+    """Counts visits, which may come from any thread; the last one is deadly."""
+
+    def __init__(self, times: int) -> None:
+        self._visits = itertools.count(1)
+        self._times = times
+
+    def is_due(self) -> bool:
+        return next(self._visits) == self._times
+
+    def visit(self) -> None:
+        if self.is_due():
+            _die()
+
+
+Plant = Callable[[Point], None]
+
+
+def _before(owner: type, name: str) -> Plant:
+    def plant(point: Point) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            point.visit()
+            return original(*args, **kwargs)
+
+        setattr(owner, name, wrapped)
+
+    return plant
+
+
+def _after(owner: type, name: str) -> Plant:
+    def plant(point: Point) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            point.visit()
+            return result
+
+        setattr(owner, name, wrapped)
+
+    return plant
+
+
+def _in_chunk_body(point: Point) -> None:
+    """Rows of a chunk are on their way to the target."""
+    original = mysql_snapshot.MysqlSession.read
+
+    def wrapped(*args: Any) -> Iterator[Any]:
+        for block in original(*args):
+            yield block
+            point.visit()
+
+    mysql_snapshot.MysqlSession.read = wrapped  # type: ignore[assignment, method-assign]
+
+
+def _first_streamed_batch(point: Point) -> None:
+    original = apply.Applier.apply
+
+    def wrapped(self: apply.Applier, prepared: apply.Prepared) -> Any:
+        if prepared.batch.rows:
+            point.visit()
+        return original(self, prepared)
+
+    apply.Applier.apply = wrapped  # type: ignore[method-assign]
+
+
+def _small_spill(point: Point) -> None:
+    """Transactions go to disk from their second change on, and the process dies with one half written."""
+    transactions.SPILL_BYTES = 64  # type: ignore[misc]
+    _before(spill.Spill, "append")(point)
+
+
+def _spilled_batch(point: Point) -> None:
+    """Spilled transactions are batches of their own, and the process dies when one is half sent."""
+    transactions.SPILL_BYTES = 64  # type: ignore[misc]
+    prepare.SLICE_BYTES = 1  # type: ignore[misc]
+    original = prepare.Preparer._build_slices
+
+    def wrapped(*args: Any) -> Iterator[Any]:
+        for packet in original(*args):
+            yield packet
+            point.visit()
+
+    prepare.Preparer._build_slices = wrapped  # type: ignore[assignment, method-assign]
+
+
+def _is_batch(packet: object) -> bool:
+    """A whole batch of the stream that holds rows; names of mirrored tables alone are quoted."""
+    return (
+        isinstance(packet, bytes)
+        and b"_replicator_checkpoint" in packet
+        and b"`" in packet
+        and packet.endswith(b"COMMIT")
+    )
+
+
+def _in_mid_packet(point: Point) -> None:
+    original = session.Session.run
+
+    def wrapped(self: session.Session, packet: bytes, body: Any = None) -> Any:
+        if _is_batch(packet) and point.is_due():
+            whole = (len(packet) + 1).to_bytes(3, "little") + b"\0\x03" + packet
+            self._connection._sock.sendall(whole[: len(whole) // 2])
+            _die()
+        return original(self, packet, body)
+
+    session.Session.run = wrapped  # type: ignore[method-assign]
+
+
+def _commit_unanswered(point: Point) -> None:
+    original = pymysql.connections.Connection._execute_command
+
+    def wrapped(self: Any, command: int, sql: Any) -> None:
+        original(self, command, sql)
+        if _is_batch(sql):
+            point.visit()
+
+    pymysql.connections.Connection._execute_command = wrapped
+
+
+POINTS: dict[str, Plant] = {
+    "before-snapshot": _before(mysql.MysqlReader, "open_snapshot"),
+    "after-snapshot": _after(mysql.MysqlReader, "open_snapshot"),
+    "in-chunk-body": _in_chunk_body,
+    "after-chunk-commit": _after(chunk.ChunkWriter, "write"),
+    "before-stream": _before(pipeline.Pipeline, "_take_loaded"),
+    "held-while-loading": _after(held.Held, "append"),
+    "first-streamed-batch": _first_streamed_batch,
+    "before-foreign-keys": _before(pipeline.Pipeline, "_constrain"),
+    "settling": _before(pipeline.Pipeline, "_settle"),
+    "in-spill": _small_spill,
+    "spilled-batch": _spilled_batch,
+    "plan-not-sent": _after(prepare.Preparer, "prepare"),
+    "mid-packet": _in_mid_packet,
+    "commit-unanswered": _commit_unanswered,
+    "before-ack": _before(mysql.MysqlReader, "ack"),
+    "shutdown": _before(apply.Applier, "close"),
+}
+
+
+def main() -> None:
+    name, times, *command = sys.argv[1:]
+    load.CHUNK_ROWS = load.FEWEST_ROWS = CHUNK_ROWS  # type: ignore[misc]
+    POINTS[name](Point(int(times)))
+    sys.argv = ["replicator", *command]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
