@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import tenacity
+
 from replicator.checkpoint import Lease, acquire
 from replicator.config import PipelineConfig
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
@@ -35,6 +37,7 @@ from replicator.tablestate import (
 
 log = logging.getLogger("replicator")
 
+FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 
 T = TypeVar("T")
@@ -72,21 +75,27 @@ def wait_for(
     action: Callable[[], T], waiting: Callable[[str], None], stop: threading.Event, *, is_patient: bool
 ) -> T:
     """Try until it works: an end that is away is ordinary life (SEMANTICS §8). Impatient commands fail at once."""
-    delay = 0.5
-    while True:
-        try:
-            result = action()
-        except ReplicatorError as error:
-            if not (error.retryable and is_patient):
-                raise
-            waiting(error.message)
-            log.warning("waiting: %s", error.message)
-            if stop.wait(delay):
-                raise
-            delay = min(delay * 2, LONGEST_WAIT)
-        else:
-            waiting("")
-            return result
+
+    def is_worth_waiting(error: BaseException) -> bool:
+        return is_patient and isinstance(error, ReplicatorError) and error.retryable
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        message = error.message if isinstance(error, ReplicatorError) else str(error)
+        waiting(message)
+        log.warning("waiting: %s", message)
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_worth_waiting),
+        wait=tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT),
+        stop=tenacity.stop_when_event_set(stop),
+        sleep=tenacity.sleep_using_event(stop),
+        before_sleep=tell,
+        reraise=True,
+    )
+    result = retrying(action)
+    waiting("")
+    return result
 
 
 def open_pipeline(
