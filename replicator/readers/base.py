@@ -101,7 +101,7 @@ class Reader(Protocol):
         """The change stream after ``start`` until ``stop`` is set. Reconnects by itself; raises what waiting cannot heal.
 
         While nothing arrives it yields ``Idle`` at least every 5 ms after the last transaction once, then every
-        100 ms, so that the caller can act on time.
+        10 ms, so that the caller can act on time.
         """
         ...
 

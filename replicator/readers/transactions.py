@@ -39,7 +39,7 @@ from replicator.spill import Spill
 SPILL_BYTES: Final = 32 << 20  # of row images: beyond it a transaction is kept on disk
 MAX_TRANSACTION_BYTES: Final = 256 << 20
 SOON: Final = 0.001  # seconds without a packet after which the source has nothing more to say just now
-LATER: Final = 0.1
+LATER: Final = 0.01  # a batch may be waiting for the applier: how soon it is thought of again
 
 _PACKET: Final = struct.Struct("<IBIBIIIH")  # packet header, status byte, event header
 _GTID: Final = struct.Struct("<x16sqB16xQ")  # flags, SID, number, type, logical clock, commit time (55 bits)
