@@ -26,6 +26,7 @@ from replicator.model import (
     TableSchema,
     UniqueKey,
 )
+from replicator.readers.mysql_defaults import recover_defaults
 from replicator.readers.mysql_labels import recover_labels
 from replicator.readers.mysql_query import Record, fetch, marks, quote_table
 from replicator.typemap import expression
@@ -80,6 +81,8 @@ def describe(connection: Any, targets: Mapping[TableName, str]) -> list[TableSch
         _set_session(connection, "information_schema_stats_expiry", "0")
     catalog = _read_catalog(connection, targets)
     schemas = (_build_schema(catalog, name, target, mariadb) for name, target in targets.items())
+    if not mariadb:
+        schemas = (recover_defaults(connection, schema) for schema in schemas)
     return [recover_labels(connection, schema) for schema in schemas]
 
 
@@ -145,7 +148,14 @@ def _add_rules(catalog: _Catalog, rules: Iterable[Record]) -> None:
     found = {(r["constraint_schema"], r["table_name"], r["constraint_name"]): r for r in rules}
     for name, rows in catalog.foreign_keys.items():
         for row in rows:
-            row.update(found.get((name.schema, name.table, row["constraint_name"]), {}))
+            rule = found.get((name.schema, name.table, row["constraint_name"]))
+            if rule is None:  # taken for "no action", a cascade that the log does not hold would be lost
+                raise SourceError(
+                    f"{name}: this account sees the foreign key {row['constraint_name']}, but not what it does ON DELETE"
+                    " and ON UPDATE: MariaDB shows that only to accounts with more than SELECT",
+                    hint=f"GRANT SHOW VIEW ON {quote_name(name.schema)}.* TO the source's user",
+                )
+            row.update(rule)
 
 
 # --- building -------------------------------------------------------------------------------------
