@@ -125,7 +125,7 @@ def _open(stack: contextlib.ExitStack, name: str, source: Server, target: Server
 def _make_source_account(server: Server, password: str) -> None:
     """What docs/howto/getting-started.md grants."""
     server.execute(f"CREATE USER {USER} IDENTIFIED BY '{password}'")
-    server.execute(f"GRANT SELECT, LOCK TABLES ON {DATABASE}.* TO {USER}")
+    server.execute(f"GRANT SELECT, LOCK TABLES, SHOW VIEW ON {DATABASE}.* TO {USER}")
     rights = "REPLICATION SLAVE, REPLICATION CLIENT" + (
         ", XA_RECOVER_ADMIN" if server.kind == "mysql" else ""
     )
