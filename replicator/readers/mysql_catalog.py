@@ -32,7 +32,7 @@ from replicator.readers.mysql_query import Record, fetch, marks, quote_table
 from replicator.typemap import expression
 from replicator.typemap.capacity import widen_text
 from replicator.typemap.collation import Choice, canonical_name, choose_collation
-from replicator.typemap.mysql import TYPES, SourceType, clean_type
+from replicator.typemap.mysql import TYPES, SourceType, clean_type, quote_name
 
 SYSTEM_SCHEMAS: Final = ("mysql", "information_schema", "performance_schema", "sys")
 
