@@ -232,10 +232,12 @@ class _Shop:
         applied = [table.applied for table in status.tables]
         is_heard = status.pid == self.pipeline.pid and status.state != "idle"
         state = status.state if is_heard else "starting"
+        if code is not None:
+            state = "killed" if self.figures.state == "killed" else "stopped"
         self.figures = Figures(
             self.name,
             self.figures.product,
-            state=self.figures.state if code is not None else state,
+            state=state,
             rows_loaded=sum(table.rows_loaded for table in status.tables),
             inserts=sum(counts.inserted for counts in applied),
             updates=sum(counts.updated for counts in applied),
