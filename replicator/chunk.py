@@ -18,10 +18,19 @@ from replicator.apply import Committer
 from replicator.checkpoint import CHECK_ONE, Lease, acquire_worker, build_chunk_head
 from replicator.config import Endpoint
 from replicator.errors import CheckRefused, DataError, DuplicateKey
+from replicator.literal import build_rows
 from replicator.model import Changes, Op, Row, TableSchema
 from replicator.plan import PlanSettings, build_plan
 from replicator.session import Session, connect_patiently
-from replicator.sql import CHECK_LOAD, Limits, Packet, Statement, build_insert, build_load, build_packets
+from replicator.sql import (
+    CHECK_LOAD,
+    Limits,
+    Packet,
+    Statement,
+    build_insert,
+    build_load,
+    build_packets,
+)
 from replicator.tablestate import build_table_update
 
 T = TypeVar("T")
@@ -154,8 +163,7 @@ class ChunkWriter:
         """A chunk's packets: the head, the rows, and at last their number."""
         check = b""
         if merge is None and self._limits.local_infile:
-            yield _build_load_packet(head, table, blocks, count)
-            check = CHECK_LOAD % count.rows
+            check = yield from self._build_loads(head, table, blocks, count)
         else:
             yield head
             yield from (
@@ -178,13 +186,42 @@ class ChunkWriter:
         capabilities = self._committer.session.capabilities
         return Limits(capabilities.max_allowed_packet, capabilities.local_infile)
 
+    def _build_loads(
+        self,
+        head: Packet,
+        table: TableSchema,
+        blocks: Iterable[list[Row]],
+        count: _Count,
+        *,
+        checked: bool = True,
+    ) -> Generator[Packet, None, bytes]:
+        """A LOAD of all rows; where some need statements, INSERTs of those after it, and again. Returns the check due.
+
+        Almost always it is one LOAD, whose check then travels with the tail.
+        """
+        file = _LoadFile(table, blocks, count)
+        while True:
+            yield _build_load_packet(head, table, file)
+            check = CHECK_LOAD % file.loaded
+            if not file.aside:
+                return check
+            if checked:
+                yield Packet(check, (Statement(check, table, Op.READ, 0),))
+            yield from self._build_inserts(table, [file.aside], count, checked=checked)
+            if file.is_ended:
+                return b""
+            head = Packet(b"", ())
+
     def _build_inserts(
-        self, table: TableSchema, blocks: Iterable[list[Row]], count: _Count
+        self, table: TableSchema, blocks: Iterable[list[Row]], count: _Count, *, checked: bool = True
     ) -> Iterator[Packet]:
         for rows in _regroup(blocks, INSERT_ROWS):
             for statement in build_insert(table, rows, self._limits):
                 count.add(statement.rows, len(statement.sql))
-                yield Packet(statement.sql + b";" + CHECK_LOAD % statement.rows, (statement, None))
+                if checked:
+                    yield Packet(statement.sql + b";" + CHECK_LOAD % statement.rows, (statement, None))
+                else:
+                    yield Packet(statement.sql, (statement,))
 
     def _build_merge(
         self, table: TableSchema, blocks: Iterable[list[Row]], merge: Merge, count: _Count
@@ -209,16 +246,16 @@ class ChunkWriter:
         def build(lease: Lease) -> Iterator[Packet]:
             head = build_chunk_head(lease, table.source, "")
             start, count = Packet(head.sql, (None,) * head.results), _Count()
+            packets: Iterable[Packet]
             if self._limits.local_infile:
-                yield _build_load_packet(start, table, source.open(), count)
-                found.extend(self._read_warnings())
+                packets = self._build_loads(start, table, source.open(), count, checked=False)
             else:
-                yield start
-                for packet in self._build_inserts(table, source.open(), count):
-                    statement = packet.results[0]
-                    assert statement is not None
-                    yield Packet(statement.sql, (statement,))
-                    found.extend(self._read_warnings())
+                packets = itertools.chain(
+                    [start], self._build_inserts(table, source.open(), count, checked=False)
+                )
+            for packet in packets:
+                yield packet
+                found.extend(self._read_warnings())
             raise _Nothing
 
         source = _Source(read, self._stop)
@@ -260,23 +297,50 @@ class _Source:
             self._open.close()
 
 
-def _build_load_packet(
-    head: Packet, table: TableSchema, blocks: Iterable[list[Row]], count: _Count
-) -> Packet:
-    """Head and LOAD DATA in one round trip; its body is rendered while it is sent."""
+class _LoadFile:
+    """What the LOADs of a chunk send: all rows, but for those with decimals in JSON, which no file keeps (I10).
+
+    These are set ``aside``; when they take ``GROUP_BYTES`` the file at hand ends, and ``read`` goes on with the next
+    (I9). ``loaded``: rows of the file at hand. ``is_ended``: there are no more rows.
+    """
+
+    def __init__(self, table: TableSchema, blocks: Iterable[list[Row]], count: _Count) -> None:
+        self.aside: list[Row] = []
+        self.loaded = 0
+        self.is_ended = False
+        self._render = build_load(table).render
+        self._split = build_rows(table, None).split
+        self._blocks = iter(blocks)
+        self._count = count
+
+    def read(self) -> Iterator[bytes]:
+        """The next file, rendered while it is sent."""
+        self.aside, self.loaded, size = [], 0, 0
+        for rows in self._blocks:
+            plain, aside = self._split(rows)
+            data = self._render(plain)
+            self._count.add(len(plain), len(data))
+            self.loaded += len(plain)
+            yield data
+            if aside:
+                self.aside += aside
+                size += _measure(aside)
+                if size >= GROUP_BYTES:
+                    return
+        self.is_ended = True
+
+
+def _build_load_packet(head: Packet, table: TableSchema, file: _LoadFile) -> Packet:
+    """Head, if any, and LOAD DATA in one round trip."""
     load = build_load(table)
     statement = Statement(load.sql, table, Op.READ, 0)
-    body = cast("list[bytes]", _render(load.render, blocks, count))
-    return Packet(head.sql + b";" + load.sql, (*head.results, statement), body)
+    body = cast("list[bytes]", file.read())
+    sql = head.sql + b";" + load.sql if head.sql else load.sql
+    return Packet(sql, (*head.results, statement), body)
 
 
-def _render(
-    render: Callable[[list[Row]], bytes], blocks: Iterable[list[Row]], count: _Count
-) -> Iterator[bytes]:
-    for rows in blocks:
-        data = render(rows)
-        count.add(len(rows), len(data))
-        yield data
+def _measure(rows: Iterable[Row]) -> int:
+    return sum(len(value) for row in rows for value in row if isinstance(value, bytes))
 
 
 def _regroup(blocks: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
@@ -285,7 +349,7 @@ def _regroup(blocks: Iterable[list[Row]], rows: int) -> Iterator[list[Row]]:
     size = 0
     for block in blocks:
         gathered += block
-        size += sum(len(value) for row in block for value in row if isinstance(value, bytes))
+        size += _measure(block)
         if len(gathered) >= rows or size >= GROUP_BYTES:
             yield gathered
             gathered, size = [], 0

@@ -10,13 +10,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from replicator.errors import SchemaMismatch
-from replicator.model import Column, Kind, Row
+from replicator.errors import DataError, SchemaMismatch
+from replicator.jsonnumber import Place, find_fragile, is_fragile, measure_decimal
+from replicator.model import Column, Kind, Row, TableSchema
 
 Renderer: TypeAlias = Callable[[Iterable[Row]], list[bytes]]
 LineRenderer: TypeAlias = Callable[[Iterable[Row]], bytes]
+RowSearch: TypeAlias = Callable[[Iterable[Row]], list[int]]
 
 # Control bytes that text hardly ever holds, so that few values grow by escapes.
 ESCAPE: Final = b"\x1d"
@@ -155,18 +158,68 @@ def _generate(name: str, code: str, scope: dict[str, Any]) -> Any:
     return scope["render"]
 
 
+class _Documents:
+    """JSON values as expressions of type JSON that show what the source shows: decimals are put back as such."""
+
+    def __init__(self, table: str, column: Column) -> None:
+        self._table = table
+        self._column = column
+
+    def __call__(self, text: bytes) -> bytes:
+        literal = b"'" + escape_text(text) + b"'"
+        places = find_fragile(text) if is_fragile(text) else ()
+        if not places:
+            return b"CAST(" + literal + b" AS JSON)"
+        return b"JSON_REPLACE(" + literal + b"".join(map(self._render, places)) + b")"
+
+    def _render(self, place: Place) -> bytes:
+        digits = measure_decimal(place.number)
+        if digits is None:
+            raise DataError(
+                f"{self._table}:{self._column.name}: MySQL has no DECIMAL for {place.number.decode()}, which stands in a "
+                f"document at {place.path.decode(errors='replace')}",
+                table=self._table,
+                hint="store the number as a string, or with at most 65 digits, 30 of them after the point",
+            )
+        return b",'%b',CAST('%b' AS DECIMAL(%d,%d))" % (escape_text(place.path), place.number, *digits)
+
+
+def _build_search(columns: Sequence[Column], ordinals: Sequence[int]) -> RowSearch | None:
+    """A function from rows to the places of those with JSON that plain text would change; None where none can have it.
+
+    ``ordinals``: the places of ``columns`` in the rows.
+    """
+    documents = [at for column, at in zip(columns, ordinals, strict=True) if column.kind is Kind.JSON]
+    if not documents:
+        return None
+    condition = " or ".join(f"fragile(r[{at}])" for at in documents)
+    search: RowSearch = _generate(
+        "search",
+        f"def render(rows):\n return [at for at, r in enumerate(rows) if {condition}]",
+        {"fragile": is_fragile},
+    )
+    return search
+
+
 def build_literals(
-    columns: Sequence[Column], ordinals: Sequence[int] | None = None, *, key: bool = False
+    columns: Sequence[Column],
+    ordinals: Sequence[int] | None = None,
+    *,
+    key: bool = False,
+    documents_of: str | None = None,
 ) -> Renderer:
     """A function from rows to ``b"1,'a',NULL"``, one item a row, without brackets.
 
     ``ordinals``: the places of ``columns`` in the rows; None when rows hold just these columns. ``key``: the values are
-    compared with the columns, not stored.
+    compared with the columns, not stored. ``documents_of``: the table's name for errors; JSON is then rendered as
+    expressions of that type, which keep the decimals in it; without it as text, which does not.
     """
     scope: dict[str, Any] = {"double": render_double, "B": b"\\", "BB": b"\\\\", "Q": b"'", "QQ": b"''"}
     values = [f"c{at}" for at in range(len(columns))] if ordinals is None else [f"r[{at}]" for at in ordinals]
     pairs = [
         _literal_argument(column, at, value, scope, key)
+        if documents_of is None or column.kind is not Kind.JSON
+        else _document_argument(column, at, value, scope, documents_of)
         for at, (column, value) in enumerate(zip(columns, values, strict=True))
     ]
     names = "r" if ordinals is not None else "".join(value + "," for value in values)
@@ -194,6 +247,51 @@ def _literal_argument(
         return "%b", f"b'NULL' if {value} is None else {argument}"
     scope[f"F{at}"] = literal.format.encode()
     return "%b", f"b'NULL' if {value} is None else F{at} % ({argument},)"
+
+
+def _document_argument(
+    column: Column, at: int, value: str, scope: dict[str, Any], table: str
+) -> tuple[str, str]:
+    scope[f"D{at}"] = _Documents(table, column)
+    return "%b", f"b'NULL' if {value} is None else D{at}({value})" if column.nullable else f"D{at}({value})"
+
+
+class Rows(NamedTuple):
+    """How rows of one table become literals.
+
+    ``search`` finds the rows with JSON that plain text would change (None: no JSON). Rows of a statement that has one
+    are all rendered by ``exact``, since VALUES takes its types from all its rows; others by ``plain``.
+    """
+
+    plain: Renderer
+    exact: Renderer
+    search: RowSearch | None
+
+    def render(self, rows: Sequence[Row]) -> list[bytes]:
+        """As ``build_literals`` says. Raises DataError for a number in JSON that MySQL has no DECIMAL for."""
+        if self.search is not None and self.search(rows):
+            return self.exact(rows)
+        return self.plain(rows)
+
+    def split(self, rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
+        """The rows that a LOAD carries exactly, and those that only literals do."""
+        found = self.search(rows) if self.search is not None else []
+        if not found:
+            return rows, ()
+        chosen = set(found)
+        return [row for at, row in enumerate(rows) if at not in chosen], [rows[at] for at in found]
+
+
+@lru_cache(maxsize=4096)
+def build_rows(table: TableSchema, present: tuple[int, ...] | None) -> Rows:
+    """How rows of ``table`` become literals: all their columns, or those ``present``."""
+    ordinals = range(len(table.columns)) if present is None else present
+    columns = [table.columns[at] for at in ordinals]
+    return Rows(
+        build_literals(columns, present),
+        build_literals(columns, present, documents_of=str(table.source)),
+        _build_search(columns, ordinals),
+    )
 
 
 class LoadColumn(NamedTuple):

@@ -25,6 +25,7 @@ from replicator.literal import (
     build_lines,
     build_literals,
     build_load_column,
+    build_rows,
     charset_name,
     collation_charset,
     escape_text,
@@ -217,13 +218,6 @@ def build_load(table: TableSchema) -> LoadFormat:
 
 
 @lru_cache(maxsize=4096)
-def _build_rows(table: TableSchema, present: tuple[int, ...] | None) -> Renderer:
-    if present is None:
-        return build_literals(table.columns)
-    return build_literals([table.columns[at] for at in present], present)
-
-
-@lru_cache(maxsize=4096)
 def _build_keys(table: TableSchema) -> _Keys:
     columns = [table.columns[at] for at in table.key]
     index = _key_index(table)
@@ -336,7 +330,7 @@ def _too_large(table: TableSchema, op: Op, size: int, limits: Limits) -> DataErr
 def build_insert(table: TableSchema, rows: Sequence[Row], limits: Limits) -> Iterator[Statement]:
     """Multi-row INSERTs of new rows, each below the packet limit; raises DataError where one row is above it."""
     step = Step(table, Action.INSERT, rows)
-    return _fill(_build_insert(table), _build_rows(table, None)(rows), step, Op.INSERT, limits)
+    return _fill(_build_insert(table), build_rows(table, None).render(rows), step, Op.INSERT, limits)
 
 
 def _build_load_statements(table: TableSchema, rows: Sequence[Row]) -> Iterator[Statement]:
@@ -352,12 +346,14 @@ def _build_inserts(step: Step, limits: Limits) -> Iterator[Statement]:
     """INSERTs in the order given, with a LOAD for each row that no packet can hold."""
     table, frame = step.table, _build_insert(step.table)
     space = limits.room - frame.overhead
-    items = _build_rows(table, None)(step.rows)
+    items = build_rows(table, None).render(step.rows)
     if not limits.local_infile or max(map(len, items)) <= space:
         yield from _fill(frame, items, step, Op.INSERT, limits)
         return
     start = 0
     for at in [at for at, item in enumerate(items) if len(item) > space]:
+        if build_rows(table, None).split(step.rows[at : at + 1])[1]:
+            raise _too_large(table, Op.INSERT, len(items[at]), limits)
         if items[start:at]:
             yield from _fill(frame, items[start:at], step, Op.INSERT, limits)
         yield from _build_load_statements(table, step.rows[at : at + 1])
@@ -375,7 +371,7 @@ def _sort_rows(table: TableSchema, rows: Sequence[Row]) -> Sequence[Row]:
 
 def _build_updates(step: Step, limits: Limits) -> Iterator[Statement]:
     shape = _build_update(step.table, step.present)
-    items = _build_rows(step.table, step.present)(_sort_rows(step.table, step.rows))
+    items = build_rows(step.table, step.present).render(_sort_rows(step.table, step.rows))
     frame = shape.every if step.careful else shape.by_key
     yield from _fill(frame, items, step, Op.UPDATE, limits)
 
@@ -383,7 +379,7 @@ def _build_updates(step: Step, limits: Limits) -> Iterator[Statement]:
 def _build_key_updates(step: Step, limits: Limits) -> Iterator[Statement]:
     frame = _build_update(step.table, step.present).by_old_key
     keys = _build_keys(step.table).render(step.keys)
-    rows = _build_rows(step.table, step.present)(step.rows)
+    rows = build_rows(step.table, step.present).render(step.rows)
     items = [key + b"," + row for key, row in zip(keys, rows, strict=True)]
     yield from _fill(frame, items, step, Op.UPDATE, limits)
 
@@ -394,7 +390,7 @@ def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
     Rows stay in their order: in a table that refers to itself parents come first.
     """
     shape = _build_update(step.table, None)
-    items = _build_rows(step.table, None)(step.rows)
+    items = build_rows(step.table, None).render(step.rows)
     for statement in _fill(shape.every, items, step, Op.UPDATE, limits):
         yield statement._replace(conflict="insert_exists" if step.inserted else None)
     for statement in _fill(shape.missing, items, step, Op.INSERT, limits):
@@ -480,7 +476,14 @@ def _build_statements(steps: Iterable[Step], limits: Limits) -> Iterator[Stateme
         is_load = (
             limits.local_infile and step.action is Action.INSERT and step.independent and not step.unchecked
         )
-        (loads if is_load and len(step.rows) >= limits.load_rows else rest).append(step)
+        if not is_load or len(step.rows) < limits.load_rows:
+            rest.append(step)
+            continue
+        plain, exact = build_rows(step.table, None).split(step.rows)
+        if plain:
+            loads.append(step._replace(rows=plain))
+        if exact:
+            rest.append(step._replace(rows=exact))
     yield from chain.from_iterable(_build_load_statements(step.table, step.rows) for step in loads)
     for step in rest:
         yield from _BUILDERS[step.action](step, limits)

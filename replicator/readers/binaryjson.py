@@ -12,6 +12,7 @@ from base64 import encodebytes
 from collections.abc import Callable
 from typing import Final
 
+from replicator.jsonnumber import format_double
 from replicator.readers.rowvalues import read_decimal
 
 _SMALL_OBJECT: Final = 0
@@ -141,29 +142,6 @@ def _quote(text: bytes) -> bytes:
     if len(text.translate(None, _TO_ESCAPE)) != len(text):
         text = text.decode("utf-8", "surrogateescape").translate(_ESCAPES).encode("utf-8", "surrogateescape")
     return b'"' + text + b'"'
-
-
-def format_double(number: float) -> bytes:
-    """The shortest text that reads back as the same double, never as an integer, as the server's my_gcvt lays it out.
-
-    Plain digits for exponents from -15 to 14 (and 15 where there is a fraction), else ``1.5e20``.
-    """
-    text = repr(number)
-    mantissa, e, exponent = text.partition("e")
-    if not e:
-        return (text if abs(number) < 1e15 or not text.endswith(".0") else _format_e(text[:-2])).encode()
-    power = int(exponent)
-    if not -15 <= power < 0:
-        return f"{mantissa}e{power}".encode()
-    sign, digits = ("-", mantissa[1:]) if mantissa[0] == "-" else ("", mantissa)
-    return f"{sign}0.{'0' * (-power - 1)}{digits.replace('.', '')}".encode()
-
-
-def _format_e(whole: str) -> str:
-    """A whole number's digits as ``1.5e15``."""
-    sign, digits = ("-", whole[1:]) if whole[0] == "-" else ("", whole)
-    head, rest = digits[0], digits[1:].rstrip("0")
-    return f"{sign}{head}{'.' * bool(rest)}{rest}e{len(digits) - 1}"
 
 
 def _format_opaque(kind: int, value: bytes) -> bytes:

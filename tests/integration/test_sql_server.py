@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from collections.abc import Iterator, Sequence
@@ -88,6 +89,78 @@ def text(charset: str, collation: str, kind: str = "TEXT") -> tuple[Column, list
     return column, list(text_values(charset))
 
 
+JSON_KEYS = [
+    *(
+        "",
+        "a",
+        '"',
+        "\\",
+        "'",
+        ".",
+        "*",
+        "**",
+        "$",
+        "[0]",
+        " a ",
+        "\\u0000",
+        "\0\n\t\x1f\x7f",
+        "é漢😀",
+        "a`b",
+        "k" * 300,
+    ),
+    *('\\"', '"\\', '\\\\"."b', "'); --", "%d %b", "\u2028", "1", "e\u0301", "É"),
+]
+
+
+FRAGILE = [
+    *(
+        "12.50",
+        "1.00",
+        "-0.10",
+        "0.00",
+        "18446744073709551616",
+        "-9223372036854775809",
+        "-99999999999999999999.123",
+    ),
+    *("1234567890123456.5", "12345678901234.567890", "0.0000000000000001", "1" + "0" * 20, "1." + "0" * 30),
+    *("0." + "0" * 29 + "1", "9" * 65, "-" + "9" * 35 + "." + "9" * 30, "0." + "9" * 30),
+]
+KEPT = [
+    "12.5",
+    "0.1",
+    "1e20",
+    "1.5e-20",
+    "-0.0",
+    "1e15",
+    "18446744073709551615",
+    "-9223372036854775808",
+    "0.0",
+]
+KEPT += ["0.30000000000000004"]
+
+
+def json_with_decimals() -> list[Value]:
+    """Decimals that read again as doubles of another text, at every kind of place, and documents without any between."""
+    # A document's keys are in order of length, then bytes.
+    keys = sorted({key.encode() for key in JSON_KEYS}, key=lambda key: (len(key), key))
+    quoted = [json.dumps(key.decode(), ensure_ascii=False) for key in keys]
+    texts = [
+        *FRAGILE,
+        f"[{', '.join(FRAGILE)}]",
+        f"[{', '.join(n + ', ' + k for n, k in zip(FRAGILE, [*KEPT, *KEPT], strict=False))}]",
+        f"{{{', '.join(f'{key}: {n}.50' for n, key in enumerate(quoted))}}}",
+        f"{{{', '.join(f'{key}: {{{key}: [{n}, {{{key}: {n}.10}}]}}' for n, key in enumerate(quoted))}}}",
+        "[" * 99 + "1.50" + "]" * 99,
+        '{"a": ' * 99 + "1.50" + "}" * 99,
+        '[[], {}, [[]], [{}, "1.50", 2.50, null, true], "x, 3.50, \\"", [1.50, [2.50]]]',
+        '["1.50", " 2.50, ", "a: 3.50", "\\\\", "[4.50]", 5.5]',
+        f"[{', '.join(f'{n}.50' for n in range(3000))}]",
+        f"[{', '.join(KEPT)}]",
+        '{"a": "1.50", "b": 12.5}',
+    ]
+    return [text.encode() for text in texts]
+
+
 LABELS = (b"a", b"0", b"", b"'\\", "é".encode())
 LATIN_LABELS = (b"a", b"\x1e\x1f", b"caf\xe9")
 
@@ -139,6 +212,7 @@ CASES: dict[str, tuple[Column, list[Value]]] = {
             b"[1.5, -0.0]",
         ],
     ),
+    "json decimals": (Column("v", Kind.JSON, "json"), json_with_decimals()),
     "geometry": (Column("v", Kind.GEOMETRY, "geometry"), [point(0), point(4326)]),
     "point srid": (Column("v", Kind.GEOMETRY, "point srid 4326", srid=4326), [point(4326)]),
     "vector": (

@@ -10,7 +10,8 @@ import zlib
 
 import pytest
 
-from replicator.readers.binaryjson import format_double, read_json
+from replicator.jsonnumber import format_double
+from replicator.readers.binaryjson import read_json
 from replicator.readers.rowvalues import read_decimal
 
 BAD = (ValueError, LookupError, struct.error, OverflowError, RecursionError, zlib.error)

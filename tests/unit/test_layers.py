@@ -24,9 +24,9 @@ PURE = {
     "foreignkeys",
     "stream",
 }
-PURE |= {"held", "lag", "progress"}
+PURE |= {"held", "jsonnumber", "lag", "progress"}
 BOTH_ENDS = {"pipeline", "startup", "runner", "check", "sourcecheck", "targetcheck", "preview", "probe"}
-SHARED_WITH_READERS = {"model", "errors", "config", "tls", "typemap", "spill", "readers"}
+SHARED_WITH_READERS = {"model", "errors", "config", "tls", "typemap", "spill", "readers", "jsonnumber"}
 
 
 def modules() -> Iterator[tuple[str, set[str]]]:
