@@ -30,7 +30,6 @@ from replicator.sql import Limits
 from replicator.startup import Opened
 from replicator.stream import BatchLimits, Constrain, Emitted, Pause, Route, Settle, Stream
 from replicator.tablestate import State, StatusLine
-from replicator.target import external_children
 
 log = logging.getLogger("replicator")
 
@@ -76,7 +75,7 @@ class Pipeline:
         self._frames: deque[tuple[float, int]] = deque(maxlen=RATE_FRAMES)
         self._to_prepare: Line[Emitted | _End] = Line(1, self._abort)
         self._to_apply: Line[Prepared | Pause | Constrain | Settle | _End] = Line(1, self._abort)
-        self._wanted = opened.reader.position() if options.until == "current" else None
+        self._wanted = opened.current if options.until == "current" else None
         groups = [frozenset(table.source for table in group) for group in build_groups(opened.tables)]
         settled = {name for group in groups if all(map(self._is_settled, group)) for name in group}
         self._unsettled = set(self._schemas) - settled
@@ -139,15 +138,14 @@ class Pipeline:
     def _build_preparer(self) -> Preparer:
         """Foreign key checks are on only where they do work (SEMANTICS §5.4)."""
         opened = self._opened
-        cascades_logged = opened.reader.foreign_key_cascades_logged()
-        external = external_children(opened.session, {table.target for table in opened.tables})
-        reasons = find_check_reasons(opened.tables, cascades_logged=cascades_logged, external=external)
-        opened.session.rollback()
+        reasons = find_check_reasons(
+            opened.tables, cascades_logged=opened.cascades_logged, external=opened.external
+        )
         capabilities = opened.session.capabilities
         return Preparer(
             Limits(capabilities.max_allowed_packet, capabilities.local_infile),
             is_checking=bool(reasons),
-            cascades_logged=cascades_logged,
+            cascades_logged=opened.cascades_logged,
             parents=build_edges(opened.tables),
             unsettled=self._unsettled,
         )

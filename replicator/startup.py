@@ -15,10 +15,10 @@ from typing import TypeVar
 
 import tenacity
 
-from replicator.checkpoint import Lease, acquire
+from replicator.checkpoint import Lease, acquire, settle
 from replicator.config import PipelineConfig
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
-from replicator.foreignkeys import build_inseparable
+from replicator.foreignkeys import ExternalChild, build_inseparable
 from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema
 from replicator.readers.base import Reader
@@ -34,6 +34,7 @@ from replicator.tablestate import (
     read_tables,
     set_table,
 )
+from replicator.target import external_children
 
 log = logging.getLogger("replicator")
 
@@ -49,7 +50,8 @@ class Opened:
 
     ``tables`` in selection order; those that were loaded before carry the schema they were loaded with. ``states`` are
     the stored ones. ``inseparable`` sets are loaded at one position. ``position`` is the pipeline's, ``read_from`` where
-    reading starts.
+    reading starts, ``current`` what the source had committed before the run began. ``external``: tables outside the
+    pipeline that refer to mirrored ones.
     """
 
     config: PipelineConfig
@@ -60,8 +62,11 @@ class Opened:
     tables: tuple[TableSchema, ...]
     states: Mapping[TableName, TableState]
     inseparable: tuple[frozenset[TableName], ...]
+    cascades_logged: bool
+    external: tuple[ExternalChild, ...]
     position: Position
     read_from: Position
+    current: Position
 
     def own_position(self, name: TableName) -> Position | None:
         stored = self.states[name].position
@@ -106,44 +111,82 @@ def open_pipeline(
     is_patient: bool,
     spill_dir: Path | None = None,
 ) -> Opened:
-    """Open both ends and agree on where to start. Raises every error a run can end with before its first row."""
-    reader = wait_for(
-        lambda: MysqlReader(config.source, spill_dir=spill_dir), waiting, stop, is_patient=is_patient
-    )
-    session = wait_for(
-        lambda: Session.connect(config.target, loads=True), waiting, stop, is_patient=is_patient
-    )
-    _refuse_other_source(config, session, reader)
-    stored = {state.source: state for state in read_known_tables(session, config.pipeline)}
-    selection = _select(config, session, reader, stored)
-    described = _describe(reader, selection, stored)
-    _refuse_keyless(described.values())
-    _refuse_unready(reader, tuple(described.values()))
-    inseparable = build_inseparable(
-        tuple(described.values()), cascades_logged=reader.foreign_key_cascades_logged()
-    )
-    lease = acquire(session, config.pipeline, reader.identity)
-    reader.short_id = lease.short_id
-    position = reader.parse_position(lease.position) if lease.position else reader.position()
-    again = _find_torn_sets(reader, position, inseparable, stored)
-    tables = _choose_schemas(selection, described, stored, again)
-    insert_pending(session, lease, tables)
-    _forget_unselected(session, lease, stored, tables)
-    if lease.position is None:
-        again |= stored.keys() & described.keys()
+    """Open both ends and agree on where to start. Raises every error a run can end with before its first row.
+
+    An end may go away at any question: all of them are asked again then, but the pipeline is taken from nobody who took
+    it from us meanwhile.
+    """
+    opening = _Opening(config, stop, spill_dir)
+    return wait_for(opening.open, waiting, stop, is_patient=is_patient)
+
+
+class _Opening:
+    """Attempts to open one pipeline; ``lease`` is what the last of them had taken."""
+
+    def __init__(self, config: PipelineConfig, stop: threading.Event, spill_dir: Path | None) -> None:
+        self._config = config
+        self._stop = stop
+        self._spill_dir = spill_dir
+        self._lease: Lease | None = None
+
+    def open(self) -> Opened:
+        reader = MysqlReader(self._config.source, spill_dir=self._spill_dir)
+        session = Session.connect(self._config.target, loads=True)
+        try:
+            if self._lease is not None:
+                settle(session, self._lease)  # Fenced, when a newer process has come since
+            return self._open(reader, session)
+        except BaseException:
+            session.close()
+            raise
+
+    def _open(self, reader: MysqlReader, session: Session) -> Opened:
+        config = self._config
+        current = reader.position()
+        _refuse_other_source(config, session, reader)
+        stored = {state.source: state for state in read_known_tables(session, config.pipeline)}
+        selection = _select(config, session, reader, stored)
+        described = _describe(reader, selection, stored)
+        _refuse_keyless(described.values())
+        _refuse_unready(reader, tuple(described.values()))
+        cascades_logged = reader.foreign_key_cascades_logged()
+        inseparable = build_inseparable(tuple(described.values()), cascades_logged=cascades_logged)
+        lease = self._lease = acquire(session, config.pipeline, reader.identity)
+        reader.short_id = lease.short_id
+        position = reader.parse_position(lease.position) if lease.position else current
+        again = _find_torn_sets(reader, position, inseparable, stored)
+        tables = _choose_schemas(selection, described, stored, again)
+        insert_pending(session, lease, tables)
+        _forget_unselected(session, lease, stored, tables)
+        if lease.position is None:
+            again |= stored.keys() & described.keys()
+        _start_again(session, lease, [table for table in tables if table.source in again])
+        prepare_tables(session, lease, tables, selection, self._stop)
+        external = external_children(session, {table.target for table in tables})
+        session.rollback()
+        opened = Opened(
+            config=config,
+            reader=reader,
+            session=session,
+            lease=lease,
+            selection=selection,
+            tables=tables,
+            states={state.source: state for state in read_tables(session, config.pipeline)},
+            inseparable=tuple(inseparable),
+            cascades_logged=cascades_logged,
+            external=tuple(external),
+            position=position,
+            read_from=position,
+            current=current,
+        )
+        opened.read_from = _find_read_from(opened)
+        reader.verify_position(opened.read_from)
+        return opened
+
+
+def _start_again(session: Session, lease: Lease, tables: Iterable[TableSchema]) -> None:
     for table in tables:
-        if table.source in again:
-            set_table(
-                session, lease, table.source, state=State.PENDING, position=None, error=None, schema=table
-            )
-    prepare_tables(session, lease, tables, selection, stop)
-    states = {state.source: state for state in read_tables(session, config.pipeline)}
-    opened = Opened(
-        config, reader, session, lease, selection, tables, states, tuple(inseparable), position, position
-    )
-    opened.read_from = _find_read_from(opened)
-    reader.verify_position(opened.read_from)
-    return opened
+        set_table(session, lease, table.source, state=State.PENDING, position=None, error=None, schema=table)
 
 
 def _select(

@@ -339,8 +339,11 @@ def explain(error: pymysql.err.Error | OSError, address: str) -> SourceError:
     """The class, message and hint for what a driver or server said at the source (SEMANTICS §8)."""
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = f"{address}: {error.args[1] if len(error.args) > 1 else error}"
-    if isinstance(getattr(error, "original_exception", error), ssl.SSLCertVerificationError):
+    cause = getattr(error, "original_exception", error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
         return SourceError(text, hint="check tls.ca and the host name in the source's certificate")
+    if isinstance(cause, ssl.SSLEOFError | ConnectionError):  # lost within the handshake
+        return SourceUnavailable(text)
     if code == 1236:
         return _explain_dump(text)
     if code in AWAY_CODES or (isinstance(error, OSError) and not isinstance(error, pymysql.err.Error)):
