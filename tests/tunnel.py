@@ -28,10 +28,10 @@ def never() -> int:
     return _NO_LIMIT
 
 
-def at_random(seed: int, *, most: int = 300_000) -> Cutter:
-    """Connections that live for anything between a few bytes and ``most``, long and short ones alike."""
+def at_random(seed: int, *, most: int = 200_000) -> Cutter:
+    """Connections that live for anything up to ``most`` bytes; one in six ends within its first thousand."""
     chance = random.Random(seed)
-    return lambda: int(chance.choice([1_000, 10_000, most, most]) * chance.random())
+    return lambda: int(chance.choice([1_000, *[most] * 5]) * chance.random())
 
 
 class Carrier:
@@ -40,8 +40,11 @@ class Carrier:
     def __init__(self, client: socket.socket, server: socket.socket, limit: int) -> None:
         self.client = client
         self.server = server
+        self.is_detached = False  # the client is gone and the server does not know
         self._left = limit
         self._lock = threading.Lock()
+        self._heard: bytearray | None = None
+        self._hearing = threading.Condition()
 
     def take(self, data: bytes) -> bytes:
         """What of ``data`` may still pass."""
@@ -50,6 +53,29 @@ class Carrier:
             self._left -= len(allowed)
         return allowed
 
+    def hear(self, data: bytes) -> bool:
+        """Keep what the server says from the client, when ``ask`` wants it."""
+        with self._hearing:
+            if self._heard is None:
+                return False
+            self._heard += data
+            self._hearing.notify_all()
+            return True
+
+    def ask(self, packet: bytes) -> bytes:
+        """Send a packet to the server and return the whole answer, of which the client hears nothing."""
+        with self._hearing:
+            self._heard = bytearray()
+            self.server.sendall(packet)
+            self._hearing.wait_for(lambda: _is_complete(bytes(self._heard or b"")), timeout=20)
+            answer, self._heard = bytes(self._heard), None
+        return answer
+
+    def detach(self) -> None:
+        """Lose the client; the server still waits for it."""
+        self.is_detached = True
+        self.reset(self.client)
+
     def reset(self, *ends: socket.socket) -> None:
         """End these sides (both, unless said) as a lost link does: without a goodbye."""
         for end in ends or (self.client, self.server):
@@ -57,6 +83,38 @@ class Carrier:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+
+def is_refused(answer: bytes) -> bool:
+    """Whether an answer ends with an error."""
+    packets = _split(answer)
+    return bool(packets) and packets[-1][:1] == b"\xff"
+
+
+def _is_complete(answer: bytes) -> bool:
+    """Whether the server has said all: an error, or an OK that says that no more results follow."""
+    packets = _split(answer)
+    if not packets or packets[-1][:1] == b"\xff":
+        return bool(packets)
+    at = _skip_number(packets[-1], _skip_number(packets[-1], 1))
+    return not packets[-1][at] & 8  # SERVER_MORE_RESULTS_EXISTS
+
+
+def _skip_number(packet: bytes, at: int) -> int:
+    """Past a length-encoded integer."""
+    return at + {0xFC: 3, 0xFD: 4, 0xFE: 9}.get(packet[at], 1)
+
+
+def _split(data: bytes) -> list[bytes]:
+    """The payloads of whole packets; a half one at the end is left out, and then nothing is said to be complete."""
+    packets = []
+    while len(data) >= 4:
+        size = 4 + int.from_bytes(data[:3], "little")
+        if len(data) < size:
+            return []
+        packets.append(data[4:size])
+        data = data[size:]
+    return packets
 
 
 Trick = Callable[[Carrier, bytes], bool]
@@ -98,6 +156,8 @@ class Tunnel:
     def _carry(self, carrier: Carrier, origin: socket.socket, end: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := origin.recv(BLOCK):
+                if origin is carrier.server and carrier.hear(data):
+                    continue
                 allowed = carrier.take(data)
                 end.sendall(allowed)
                 if len(allowed) < len(data):
@@ -113,8 +173,9 @@ class Tunnel:
             for packet in _read_packets(origin):
                 if not trick(carrier, packet):
                     end.sendall(packet)
-        carrier.reset()
-        self._carriers.discard(carrier)
+        if not carrier.is_detached:
+            carrier.reset()
+            self._carriers.discard(carrier)
 
     def cut(self) -> None:
         """Reset every connection of this moment."""

@@ -59,10 +59,10 @@ class Writer:
         self._has_ended = False
         self.commits = 0
 
-    def run(self, stop: threading.Event) -> None:
-        """Write transactions until ``stop``."""
+    def run(self, stop: threading.Event, pace: float = 0.0) -> None:
+        """Write transactions, ``pace`` seconds apart, until ``stop``."""
         try:
-            while not stop.is_set():
+            while not stop.wait(pace):
                 self.write()
         finally:
             with self._committed:
@@ -193,15 +193,15 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writing(server: Server, database: str, seed: int) -> Iterator[Writer]:
-    """A writer at work in the background; its failure is raised at the end."""
+def writing(server: Server, database: str, seed: int, *, pace: float = 0.0) -> Iterator[Writer]:
+    """A writer at work in the background, see ``Writer.run``; its failure is raised at the end."""
     writer = Writer(server, database, seed)
     stop = threading.Event()
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            writer.run(stop)
+            writer.run(stop, pace)
         except BaseException as error:  # noqa: BLE001 - raised in the test's own thread
             failures.append(error)
 

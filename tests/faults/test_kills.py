@@ -34,6 +34,9 @@ def ends(source_account: Account, target_account: Account, tmp_path: Path) -> En
 
 
 DYING = ("-m", "tests.faults.dying")
+PACE = 0.01
+"""Seconds between transactions: enough load for every point, and no backlog that takes longer than the test."""
+
 LOADING = {
     "before-snapshot",
     "after-snapshot",
@@ -74,14 +77,14 @@ def survive(ends: Ends, deaths: list[tuple[str, int]], seed: int) -> None:
     pipeline = write_pipeline(ends.folder, source, ends.target)
     if deaths[0][0] not in LOADING:
         pipeline.must("load", "FILE")
-    with writing(source.server, source.database, seed) as writer:
+    with writing(source.server, source.database, seed, pace=PACE) as writer:
         writer.wait(10)
         for point, times in deaths:
             die(pipeline, point, times)
         process = pipeline.start("run", "FILE")
         assert process.stdout is not None
         assert "state=" in process.stdout.readline()
-        writer.wait(100)
+        writer.wait(20)
     code, output = end(process)
     assert code == 0, output
     assert_mirrored(pipeline, ends)
