@@ -38,6 +38,7 @@ _RETRIES = frozenset(
     (1205, 1213, 1317, 3572, 3058)
 )  # lock time-out, deadlock, interrupted, NOWAIT, user lock deadlock
 _DUPLICATES = frozenset((1062, 1586))
+_DATA = frozenset((1265, 1366, 3819))  # whose SQLSTATE says nothing: truncated, not of the type, a CHECK constraint
 _CHECK = 1242
 _DENIED = frozenset((1044, 1142, 1143, 1227, 1370))
 _HINTS = {
@@ -93,7 +94,7 @@ def _build_error(number: int, sqlstate: str, message: str, text: str, database: 
         return CheckRefused(message)
     if number in _DENIED:
         return TargetError(message, hint=_grant_for(text, database))
-    if sqlstate[:2] in ("22", "23"):
+    if number in _DATA or sqlstate[:2] in ("22", "23"):
         return DataError(message, table=_table_of(text))
     return TargetError(message, hint=_HINTS.get(number, ""))
 
