@@ -38,7 +38,7 @@ _RETRIES = frozenset(
     (1205, 1213, 1317, 3572, 3058)
 )  # lock time-out, deadlock, interrupted, NOWAIT, user lock deadlock
 _DUPLICATES = frozenset((1062, 1586))
-_DATA = frozenset((1265, 1366, 3819))  # whose SQLSTATE says nothing: truncated, not of the type, a CHECK constraint
+_DATA = frozenset((1265, 1366, 3819))  # truncated, of the wrong type, a CHECK: their SQLSTATE does not say so
 _CHECK = 1242
 _DENIED = frozenset((1044, 1142, 1143, 1227, 1370))
 _HINTS = {
