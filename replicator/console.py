@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from replicator.progress import TableSummary
+
 LINE_SECONDS = 10.0
 FRAME_SECONDS = 0.25
 
@@ -161,3 +163,20 @@ def render(view: View) -> RenderableType:
     if more > 0:
         parts.append(Text(f"… and {more} more tables", "dim"))
     return Group(*parts)
+
+
+def render_loaded(rows: Sequence[TableSummary]) -> Table:
+    """What a load did, table by table, for its end."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("loaded", "into", "rows", "MB", "seconds", "rows/s"):
+        table.add_column(title, justify="left" if title in {"loaded", "into"} else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            str(row.source),
+            row.target,
+            f"{row.rows:,}",
+            f"{row.bytes / 1e6:,.1f}",
+            f"{row.seconds:.1f}",
+            f"{row.rows_per_second:,.0f}",
+        )
+    return table

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from replicator.metrics import Metrics
 from replicator.model import Batch, Checkpoint, Position, TableName, TableSchema
 from replicator.plan import build_edges
 from replicator.prepare import Preparer
+from replicator.progress import TableSummary
 from replicator.sql import Limits
 from replicator.startup import Opened
 from replicator.stream import BatchLimits, Constrain, Emitted, Pause, Route, Settle, Stream
@@ -316,6 +317,10 @@ class Pipeline:
             load=self._loader.describe(),
             tables=[self._view_table(table) for table in self._opened.tables],
         )
+
+    def loaded(self) -> Sequence[TableSummary]:
+        """What this run has loaded, table by table."""
+        return self._loader.summarize()
 
     def _view_table(self, table: TableSchema) -> TableView:
         stored = self._opened.states[table.source]

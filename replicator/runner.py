@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
+from rich.console import Console
+
 from replicator import checkpoint
 from replicator.config import PipelineConfig, load
-from replicator.console import View, open_display
+from replicator.console import View, open_display, render_loaded
 from replicator.errors import ReplicatorError
 from replicator.pipeline import Options, Pipeline, Until, summarize
 from replicator.session import Session
@@ -48,6 +50,8 @@ def run_pipeline(path: Path, *, until: Until) -> int:
         finally:
             if opened is not None:
                 opened.reader.close()
+    if rows := pipeline.loaded():
+        Console().print(render_loaded(rows))
     sys.stdout.write(f"{config.pipeline}: {summarize(pipeline.view().tables)}\n")
     return 0
 

@@ -16,7 +16,8 @@ def test_tables_are_loaded_then_mirrored(
     source, target = source_account, target_account
     create_schema(source.server, source.database)
     pipeline = write_pipeline(tmp_path, source, target)
-    pipeline.must("load", "FILE")
+    summary = pipeline.must("load", "FILE")
+    assert f"{source.database}.still" in summary, "a summary table stands at the end"
     assert_equal(source.server, source.database, target.server, target.database)
     with writing(source.server, source.database, seed=1) as writer:
         process = pipeline.start("run", "FILE")
