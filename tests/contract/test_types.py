@@ -68,12 +68,19 @@ JSON_AS_TEXT: Columns = {
 }  # fmt: skip
 
 
-def without_decimals(columns: Columns) -> Columns:
-    """A DECIMAL inside a JSON document has no JSON text of its own: the server shows 1.50, which reads as a double."""
-    return {
-        kind: [text for text in literals if "AS DECIMAL" not in text] for kind, literals in columns.items()
-    }
-
+# Decimals at every kind of place, beside documents that have none; the server prints them with all their digits.
+JSON_DECIMALS: Columns = {
+    "JSON": [
+        "JSON_OBJECT('price', CAST(12.50 AS DECIMAL(10,2)), 'qty', 3)", "CAST(CAST(1.50 AS DECIMAL(3,2)) AS JSON)",
+        "JSON_OBJECT('it''s \"\\\\ .é', JSON_ARRAY(1, JSON_OBJECT('', 2.50)), 'n', NULL)", "'{\"price\": 12.5}'",
+        "JSON_ARRAY(1.10, 18446744073709551616, -9223372036854775809, 0.1, 1e0, 1.00, '1.50', 'a, 1.50, ')",
+        "CAST(CAST(repeat('9', 65) AS DECIMAL(65,0)) AS JSON)", "JSON_ARRAY(CAST(1e-30 AS DECIMAL(30,30)), 1/3, 2/3e0)",
+        f"JSON_SET('{'[' * 99}1{']' * 99}', '${'[0]' * 99}', 7.70)", "JSON_ARRAY(repeat('x', 70000), 7.00)",
+        "JSON_ARRAY(DATE'2024-01-02', 3.30, TIMESTAMP'2024-01-02 03:04:05.678900', x'00ff')", "'\"1.50\"'",
+    ],
+    "VARCHAR(20)": ["'1.50'", "'12.50, '"],
+    "JSON COMMENT 'another'": ["JSON_ARRAY(1, 2)", "JSON_OBJECT('b', 0.10)", "'[]'"],
+}  # fmt: skip
 
 COMMON = [
     Zoo("integers", INTEGERS),
@@ -88,7 +95,7 @@ COMMON = [
     Zoo("jsons", JSONS),
 ]
 OWN = {
-    "mysql": [Zoo("opaque", without_decimals(OPAQUE)), Zoo("modern", MYSQL_ONLY)],
+    "mysql": [Zoo("opaque", OPAQUE), Zoo("json_decimals", JSON_DECIMALS), Zoo("modern", MYSQL_ONLY)],
     "mariadb": [Zoo("own", MARIADB_ONLY), Zoo("json_text", JSON_AS_TEXT)],
 }
 
