@@ -85,6 +85,13 @@ def _describe_side(result: Mapping[str, Any], latency: str, rate: str) -> str:
     return f"{result[rate]:,} rows/s"
 
 
+def measure_others(results: Sequence[Mapping[str, Any]]) -> float:
+    """How much of a core other programs used during the runs of all contestants, on average."""
+    runs = [run for result in results for run in [*result["runs"], *result.get("peer_runs", ())]]
+    spent = sum(run["seconds"] for run in runs)
+    return float(sum(run.get("other_cpu_seconds", 0.0) for run in runs) / spent) if spent else 0.0
+
+
 def _build_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     found = {result["workload"]: result for result in results}
     notes = [
@@ -92,6 +99,11 @@ def _build_notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
         " first commit of a run (right before it opens the log; START REPLICA for the peer) until all is applied,"
         " `load` from command to command's end. Every copy was compared with its source by a checksum.",
     ]
+    if (others := measure_others(results)) >= 0.1:
+        notes.append(
+            f"Other programs used {others:.0%} of a core while this was measured: the figures are lower than they would be"
+            " on a quiet machine, and the ratios are not sure."
+        )
     if oltp := found.get("oltp"):
         notes.append(
             f"`oltp`: MySQL's own replication commits each transaction durably, the replicator many at once; measured over"

@@ -152,7 +152,8 @@ def test_latency_is_judged_by_its_own_median() -> None:
 
 
 def test_the_page_names_machine_command_and_what_is_not_met() -> None:
-    result = build_result("load", [make_run(100)], "mysqldump | mysql", [make_run(100)])
+    ours, peers = make_run(100, other_cpu_seconds=8.0), make_run(100, other_cpu_seconds=0.0)
+    result = build_result("load", [ours], "mysqldump | mysql", [peers])
     machine = {"cpu": "x", "cores": 2, "memory_gib": 4.0, "system": "Linux", "python": "3.11"}
     page = build_markdown(
         {
@@ -170,3 +171,4 @@ def test_the_page_names_machine_command_and_what_is_not_met() -> None:
     assert "| 1.00 | ≥ 1.5 | **no** |" in row
     assert "`python -m bench`" in page
     assert "2 cores" in page
+    assert "Other programs used 40% of a core" in page
