@@ -17,7 +17,7 @@ from rich.text import Text
 from replicator.progress import TableSummary
 
 LINE_SECONDS = 10.0
-FRAME_SECONDS = 0.25
+WIDE = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,17 @@ class LiveDisplay:
         self._live.stop()
 
 
+def open_console() -> Console:
+    """Standard output; a file or a pipe is wide enough for any table."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
+
+
 def open_display() -> Display:
     """The display that fits standard output."""
-    console = Console()
+    console = open_console()
     return LiveDisplay(console) if console.is_terminal else LineDisplay()
 
 

@@ -235,13 +235,17 @@ def _build_foreign_key(fk: ForeignKey, schema: TableSchema, selected: Mapping[Ta
 def build_constraint_name(
     fk: ForeignKey, schema: TableSchema, selected: Mapping[TableName, TableSchema]
 ) -> str:
-    """The source's name, unless a table of another source database brings the same one: names are one per database."""
+    """The source's name where the table keeps its own too; else, and where two tables bring the same one, the target's
+    name goes before it: constraint names are one per database, and another pipeline may fill the same one."""
     automatic = f"{schema.source.table}_ibfk_"
     if fk.name.startswith(automatic):
         return (schema.target + fk.name[len(schema.source.table) :])[-_MAX_NAME:]
     others = (other for name, other in selected.items() if name != schema.source)
     taken = {key.name.lower() for other in others for key in mirrored_foreign_keys(other, selected)}
-    name = f"{schema.target}_{fk.name}" if fk.name.lower() in taken or fk.name.isdigit() else fk.name
+    is_moved = schema.target != schema.source.table
+    name = (
+        f"{schema.target}_{fk.name}" if is_moved or fk.name.lower() in taken or fk.name.isdigit() else fk.name
+    )
     return name[-_MAX_NAME:]
 
 

@@ -25,9 +25,7 @@ class Lag:
         self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._open = (
-            0  # commit time (µs) of the oldest change in the batch under construction, 0 when there is none
-        )
+        self._open = 0  # commit time (µs) of the oldest change in the batch under construction, or 0
         self._emitted: deque[int] = deque()  # the same of every batch on its way, in order
         self._reported: Position | None = None
         self._reported_at = monotonic()
@@ -40,7 +38,8 @@ class Lag:
         self._open = commit_time
 
     def emitted(self, oldest_commit: int) -> None:
-        """A batch went on its way; 0 when it holds no change."""
+        """A batch went on its way, so the source is there; 0 when it holds no change."""
+        self._reported_at = self._monotonic()
         with self._lock:
             self._open = 0
             self._emitted.append(oldest_commit)

@@ -68,6 +68,7 @@ class Pipeline:
         self._abort = threading.Event()
         self._errors: list[BaseException] = []
         self._metrics = Metrics()
+        self._metrics.lag.clock_offset = opened.reader.clock_offset
         self._states = {table.source: opened.states[table.source].state for table in opened.tables}
         self._schemas = {table.source: table for table in opened.tables}
         self._emitted = self._applied = 0

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from replicator import ddl, target
 from replicator.config import PipelineConfig
-from replicator.console import format_count
+from replicator.console import format_count, open_console
 from replicator.errors import SchemaMismatch
 from replicator.foreignkeys import build_groups, find_check_reasons
 from replicator.load import count_chunk_rows
@@ -209,7 +208,7 @@ def print_preview(config: PipelineConfig, *, ddl_only: bool) -> None:
 
 
 def _print(preview: Preview) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     console.print(f"pipeline {preview.pipeline}: {preview.source} → {preview.target}\n", markup=False)
     console.print(_build_table(preview))
     out = [_list("warnings", preview.warnings)]

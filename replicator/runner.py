@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-
 from replicator import checkpoint
 from replicator.config import PipelineConfig, load
-from replicator.console import View, open_display, render_loaded
+from replicator.console import View, open_console, open_display, render_loaded
 from replicator.errors import ReplicatorError
 from replicator.pipeline import Options, Pipeline, Until, summarize
 from replicator.session import Session
@@ -51,7 +49,7 @@ def run_pipeline(path: Path, *, until: Until) -> int:
             if opened is not None:
                 opened.reader.close()
     if rows := pipeline.loaded():
-        Console().print(render_loaded(rows))
+        open_console().print(render_loaded(rows))
     sys.stdout.write(f"{config.pipeline}: {summarize(pipeline.view().tables)}\n")
     return 0
 

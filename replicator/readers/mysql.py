@@ -46,12 +46,15 @@ Kind = Literal["mysql", "mariadb"]
 
 
 class Server(NamedTuple):
-    """What a server says about itself. ``gtids``: its positions are GTIDs; ``fold``: table names ignore case."""
+    """What a server says about itself. ``gtids``: its positions are GTIDs; ``fold``: table names ignore case;
+    ``clock_offset``: its clock minus ours, in seconds.
+    """
 
     identity: str
     kind: Kind
     gtids: bool
     fold: bool
+    clock_offset: float
 
 
 class MysqlReader:
@@ -71,6 +74,7 @@ class MysqlReader:
         with self._session() as connection:
             server = _identify(connection)
         self.identity = server.identity
+        self.clock_offset = server.clock_offset
         self._server = server
         if server.kind != str(source.type):
             raise SourceError(
@@ -335,13 +339,14 @@ def _identify(connection: pymysql.Connection[Any]) -> Server:
         )
     }
     fold = variables["lower_case_table_names"] != "0"
+    clock_offset = float(fetch(connection, "SELECT UNIX_TIMESTAMP(NOW(6)) AS now")[0]["now"]) - time.time()
     if not mysql_catalog.is_mariadb(connection):
         identity = f"mysql:{variables['server_uuid']}"
-        return Server(identity, "mysql", variables.get("gtid_mode", "").upper() == "ON", fold)
+        return Server(identity, "mysql", variables.get("gtid_mode", "").upper() == "ON", fold, clock_offset)
     # MariaDB has no UUID. server_uid (10.6.16, 10.11.6 and later) is a hash of the machine's network address and the
     # port, the same after every restart; server_id alone is 1 on every server that nobody configured.
     place = variables.get("server_uid") or f"{variables['hostname']}:{variables['port']}"
-    return Server(f"mariadb:{variables['server_id']}:{place}", "mariadb", True, fold)
+    return Server(f"mariadb:{variables['server_id']}:{place}", "mariadb", True, fold, clock_offset)
 
 
 def _read_gtid_set(connection: pymysql.Connection[Any], variable: str) -> str:

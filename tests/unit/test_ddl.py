@@ -129,6 +129,14 @@ def test_one_constraint_name_from_two_databases_is_told_apart() -> None:
     assert "CONSTRAINT `branch_orders_ibfk_7`" in statement
 
 
+def test_a_table_that_goes_to_another_name_does_not_keep_its_constraints_names() -> None:
+    moved = replace(
+        EVERYTHING, target="berlin_orders"
+    )  # another pipeline may fill `orders` from another source
+    (statement,) = ddl.build_foreign_keys(moved, SELECTED)
+    assert "CONSTRAINT `berlin_orders_fk`" in statement
+
+
 def test_auto_increment_needs_an_index_it_leads() -> None:
     second = replace(CUSTOMERS, indexes=(index("PRIMARY", "primary", "name", "id"),), key=(1, 0))
     assert "AUTO_INCREMENT" not in ddl.build_create_table(second)

@@ -21,5 +21,5 @@ ALTER TABLE `sales``orders`
   ADD FULLTEXT KEY `more_words` (`no``te`, `name`);
 
 ALTER TABLE `sales``orders`
-  ADD CONSTRAINT `fk` FOREIGN KEY (`customer`) REFERENCES `customers` (`id`) ON DELETE CASCADE ON UPDATE SET NULL,
+  ADD CONSTRAINT `sales``orders_fk` FOREIGN KEY (`customer`) REFERENCES `customers` (`id`) ON DELETE CASCADE ON UPDATE SET NULL,
   ADD CONSTRAINT `sales``orders_ibfk_7` FOREIGN KEY (`customer`) REFERENCES `customers` (`id`);
