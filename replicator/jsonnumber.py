@@ -16,8 +16,7 @@ _ZEROS: Final = b"0000"
 _AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_INTEGER: Final = re.compile(rb"\d{19}")
 # A fraction that ends with a zero, or is part of at least 16 digits. It begins with a literal, which is found fast.
-_FRACTION: Final = re.compile(rb"\.(?:\d+0(?!\d)|\d{8}|(?<=\d{9}\.)\d)")
-_EXACT_DIGITS: Final = 15  # a decimal of so many digits comes out of a double unchanged
+_FRACTION: Final = re.compile(rb"\.(?:\d+0(?![^\s,\]}])|\d{8}|(?<=\d{9}\.)\d)")
 _EXPONENT: Final = rb"(?:[eE][-+]?\d+)?"
 # What stands where a number can; in a string it may be part of the text.
 _CANDIDATE: Final = re.compile(rb"(?<![^\s\[:,])-?(?:\d+\.\d+|\d{19,})" + _EXPONENT + rb"(?![^\s,\]}])")
@@ -46,18 +45,24 @@ class Digits(NamedTuple):
     scale: int
 
 
+def may_be_fragile(texts: bytes) -> bool:
+    """Whether JSON texts, joined by white space, are worth a closer look; nearly free per text, so ask for many at once.
+
+    False where there is no fraction but short ones without a zero at the end, and no integer of 19 digits.
+    """
+    return (b"." in texts and _FRACTION.search(texts) is not None) or (
+        _ZEROS in texts[::4].translate(_AS_ZEROS) and _LONG_INTEGER.search(texts) is not None
+    )
+
+
 def is_fragile(text: bytes | None) -> bool:
     """Whether JSON text may hold a number that is shown differently once it is read again.
 
-    Nearly free where there is no fraction and no long integer; True also for strings that look like such numbers.
+    True also for strings that look like such numbers.
     """
-    if text is None:
+    if text is None or not may_be_fragile(text):
         return False
-    if (b"." in text and _FRACTION.search(text) is not None) or (
-        _ZEROS in text[::4].translate(_AS_ZEROS) and _LONG_INTEGER.search(text) is not None
-    ):
-        return any(_is_lost(match[0]) for match in _CANDIDATE.finditer(text))
-    return False
+    return any(_is_lost(match[0]) for match in _CANDIDATE.finditer(text))
 
 
 def find_fragile(text: bytes) -> list[Place]:
@@ -119,10 +124,11 @@ def _format_e(whole: str) -> str:
 def _is_lost(number: bytes) -> bool:
     """Whether the number is shown differently once it is read again: as BIGINT, BIGINT UNSIGNED or a double."""
     if b"." not in number and b"e" not in number:
-        return len(number) > _EXACT_DIGITS and not -(2**63) <= int(number) < 2**64
-    if len(number) <= _EXACT_DIGITS + 1 and number[-1] != 48 and b"e" not in number:
+        return not -(2**63) <= int(number) < 2**64
+    value = float(number)
+    if number[-1] != 48 and repr(value).encode() == number:  # most are doubles, and this is quick
         return False
-    return format_double(float(number)) != number
+    return format_double(value) != number
 
 
 def _build_path(legs: list[bytes | int]) -> bytes:

@@ -11,15 +11,16 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from replicator.errors import DataError, SchemaMismatch
-from replicator.jsonnumber import Place, find_fragile, is_fragile, measure_decimal
+from replicator.jsonnumber import Place, find_fragile, is_fragile, may_be_fragile, measure_decimal
 from replicator.model import Column, Kind, Row, TableSchema
 
 Renderer: TypeAlias = Callable[[Iterable[Row]], list[bytes]]
 LineRenderer: TypeAlias = Callable[[Iterable[Row]], bytes]
-RowSearch: TypeAlias = Callable[[Iterable[Row]], list[int]]
+RowSearch: TypeAlias = Callable[[Sequence[Row]], list[int]]
 
 # Control bytes that text hardly ever holds, so that few values grow by escapes.
 ESCAPE: Final = b"\x1d"
@@ -34,6 +35,7 @@ _WIDER: Final = {"utf8mb3": "utf8mb4", "utf8": "utf8mb4", "ucs2": "utf16"}
 _ASCII_INCOMPATIBLE: Final = frozenset({"utf16", "utf16le", "utf32", "ucs2"})
 _CHARSET: Final = re.compile(r"[a-z0-9]+")
 _ZEROS: Final = ("0", "00", "000", "0000", "00000")
+_SEARCHED_TOGETHER: Final = 64  # rows whose JSON is looked at as one text
 _DECIMAL: Final = re.compile(r"(decimal|numeric|dec|fixed)\b", re.IGNORECASE)
 
 
@@ -189,16 +191,23 @@ def _build_search(columns: Sequence[Column], ordinals: Sequence[int]) -> RowSear
 
     ``ordinals``: the places of ``columns`` in the rows.
     """
-    documents = [at for column, at in zip(columns, ordinals, strict=True) if column.kind is Kind.JSON]
-    if not documents:
-        return None
-    condition = " or ".join(f"fragile(r[{at}])" for at in documents)
-    search: RowSearch = _generate(
-        "search",
-        f"def render(rows):\n return [at for at, r in enumerate(rows) if {condition}]",
-        {"fragile": is_fragile},
-    )
-    return search
+    documents = [
+        itemgetter(at) for column, at in zip(columns, ordinals, strict=True) if column.kind is Kind.JSON
+    ]
+
+    def search(rows: Sequence[Row]) -> list[int]:
+        found: list[int] = []
+        for start in range(0, len(rows), _SEARCHED_TOGETHER):
+            part = rows[start : start + _SEARCHED_TOGETHER]
+            if any(may_be_fragile(b"\n".join(filter(None, map(get, part)))) for get in documents):
+                found += [
+                    start + at
+                    for at, row in enumerate(part)
+                    if any(is_fragile(get(row)) for get in documents)
+                ]
+        return found
+
+    return search if documents else None
 
 
 def build_literals(
