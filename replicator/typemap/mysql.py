@@ -125,7 +125,7 @@ _REGISTRATIONS: Final = (
     ),
     SourceType("enum", Kind.ENUM, _same, _UNSIGNED, _to_label, "by label"),
     SourceType("set", Kind.SET, _same, _UNSIGNED, _to_labels, "by label"),
-    SourceType("json", Kind.JSON, _same, note="MySQL's JSON; MariaDB's is longtext"),
+    SourceType("json", Kind.JSON, _same, note="MySQL's; decimals in it stay decimals; MariaDB's is longtext"),
     *(
         SourceType(name, Kind.GEOMETRY, _same)
         for name in (
