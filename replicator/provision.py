@@ -21,11 +21,9 @@ from replicator.errors import SchemaMismatch
 from replicator.model import ForeignKey, TableName, TableSchema
 from replicator.selection import Selection
 from replicator.session import Session
-from replicator.tablestate import Found, State, TableState, read_tables, set_table
+from replicator.tablestate import Found, TableState, read_tables, set_table
 
 DELETE_ROWS = 20_000
-KEPT_STATES = frozenset({State.CATCHING_UP, State.STREAMING, State.PAUSED})
-"""States of tables that are loaded: a load leaves them alone."""
 
 
 class _Fault(NamedTuple):
@@ -36,10 +34,14 @@ class _Fault(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """What was found in a table's place at the target; ``rows`` are those of others, None where there is no table."""
+    """What was found in a table's place at the target; ``rows`` are those of others, None where there is no table.
+
+    ``is_new``: the rows were to go to another target table so far.
+    """
 
     found: Found
     rows: int | None
+    is_new: bool = False
 
     @property
     def is_missing(self) -> bool:
@@ -62,7 +64,8 @@ def prepare_tables(
         _recover(barrier)
         places = _find_places(session, lease, tables, selection)
         for table, place in places.items():
-            set_table(session, lease, table.source, found=place.found, rows_at_start=place.rows)
+            moved = {"target": table.target, "reset": True} if place.is_new else {}
+            set_table(session, lease, table.source, found=place.found, rows_at_start=place.rows, **moved)
         for table, place in places.items():
             if place.is_missing:
                 create_table(session, barrier, table)
@@ -89,12 +92,13 @@ def _find_places(
     places: dict[TableSchema, _Place] = {}
     for table in tables:
         with _gather(faults):
-            place = _find_place(session, table, states[table.source], existing.get(table.target))
+            state = states[table.source]
+            place = _find_place(session, table, state.as_of(table.target), existing.get(table.target))
             if place is None:
                 continue
             option = options[table.source]
             _refuse_place(table, place, create=option.create, rows=option.existing_rows)
-            places[table] = place
+            places[table] = place._replace(is_new=state.target != table.target)
     session.rollback()
     _raise_faults(faults)
     return places
@@ -119,26 +123,19 @@ def _find_place(
 ) -> _Place | None:
     """How the table is found now, or was found before our own first row; None for a table that is loaded."""
     if existing is None:
-        if state.state in KEPT_STATES:
+        if state.is_kept:
             raise SchemaMismatch(
                 f"{table.target}: {table.source} was loaded into it, and it is gone from the target",
                 hint="`drop` the pipeline, then load anew",
             )
         return _Place(Found.MISSING, None)
-    if state.state in KEPT_STATES:
+    if state.is_kept:
         return None
     target.refuse_unfit(table, existing)
     if target.is_empty(session, table.target):
         return _Place(Found.MISSING if state.found is Found.MISSING else Found.EMPTY, 0)
-    others = target.count_rows(session, table.target) - _count_ours(state)
+    others = target.count_rows(session, table.target) - state.count_ours()
     return _Place(Found.ROWS, others) if others > 0 else _Place(state.found, state.rows_at_start or 0)
-
-
-def _count_ours(state: TableState) -> int:
-    """How many rows of ours the table can hold at most; more than that, and somebody else has written to it too."""
-    if not state.found.is_ours_alone:
-        return 0
-    return state.rows_loaded + state.applied.inserted - state.applied.deleted
 
 
 def _refuse_place(table: TableSchema, place: _Place, *, create: bool, rows: ExistingRows) -> None:

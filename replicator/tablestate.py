@@ -82,6 +82,25 @@ class TableState:
             return self.position is not None
         return self.state in (State.CATCHING_UP, State.STREAMING)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether a load leaves the table alone."""
+        return self.is_loaded or self.state is State.PAUSED
+
+    def count_ours(self) -> int:
+        """How many rows of ours the table can hold at most; more than that, and somebody else has written to it too."""
+        if not self.found.is_ours_alone:
+            return 0
+        return self.rows_loaded + self.applied.inserted - self.applied.deleted
+
+    def as_of(self, target: str) -> TableState:
+        """What is noted of this target table: nothing, where the rows went to another one so far."""
+        if self.target == target or self.is_kept:
+            return self
+        return replace(
+            self, target=target, found=Found.UNKNOWN, rows_at_start=None, rows_loaded=0, applied=Counts()
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Status:

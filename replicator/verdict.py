@@ -13,7 +13,6 @@ from replicator import target
 from replicator.config import ExistingRows
 from replicator.errors import SchemaMismatch
 from replicator.model import TableSchema
-from replicator.provision import KEPT_STATES
 from replicator.selection import SelectedTable
 from replicator.session import Session
 from replicator.tablestate import TableState
@@ -49,7 +48,8 @@ def judge(
     state: TableState | None,
 ) -> Verdict:
     """Decide about one table; ``schema`` is the source's now, ``state`` what is stored of it."""
-    if state is not None and state.state in KEPT_STATES:
+    state = state and state.as_of(schema.target)
+    if state is not None and state.is_kept:
         verdict = _judge_kept(schema, selected, existing, state)
     elif not schema.key:
         verdict = Verdict(schema, "refuse", [build_keyless(schema)])
@@ -135,9 +135,7 @@ def count_rows_of_others(session: Session, table: str, state: TableState | None)
     if target.is_empty(session, table):
         return 0
     rows = target.count_rows(session, table)
-    if state is not None and state.found.is_ours_alone:
-        rows -= state.rows_loaded + state.applied.inserted - state.applied.deleted
-    return max(0, rows)
+    return max(0, rows - (state.count_ours() if state is not None else 0))
 
 
 def build_fix(schema: TableSchema, difference: target.Difference) -> str:
