@@ -17,7 +17,7 @@ from typing import Literal
 
 from replicator.apply import Applier, Prepared
 from replicator.console import TableView, View
-from replicator.errors import PausedTables, ReplicatorError, SourceTaken
+from replicator.errors import PausedTables, ReplicatorError, SourceError, SourceTaken
 from replicator.foreignkeys import build_groups, find_check_reasons
 from replicator.held import Held
 from replicator.line import Aborted, Line
@@ -166,8 +166,8 @@ class Pipeline:
         ]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            threads[0].join(FRAME_SECONDS)
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            alive[0].join(FRAME_SECONDS)
             if self._is_done():
                 self._stop.set()
             show(self.view())
@@ -218,7 +218,11 @@ class Pipeline:
 
     def _read(self) -> None:
         opened = self._opened
-        self._stream.run(opened.reader.read(opened.read_from, opened.tables, self._stop))
+        try:
+            self._stream.run(opened.reader.read(opened.read_from, opened.tables, self._stop))
+        except SourceError as error:  # what was read before it is whole, and is applied before the run ends
+            self._errors.append(error)
+            self._stop.set()
         self._to_prepare.put(_END)
 
     def _emit(self, item: Emitted) -> None:

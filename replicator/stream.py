@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from replicator.errors import SourceError
 from replicator.held import Held
 from replicator.lag import Lag
 from replicator.model import (
@@ -155,23 +156,30 @@ class Stream:
         self._want = position
 
     def run(self, items: Iterable[StreamItem]) -> None:
-        """Consume the stream until it ends (the reader's stop event), then emit what is complete."""
+        """Consume the stream until it ends (the reader's stop event) or cannot be read on; what is complete is emitted."""
         self._refilter()
         for group in self._groups:
             self._constrain(group)
         self._settle()
-        for item in items:
-            if self._loaded:
-                self._join_loaded()
-            if type(item) is Transaction:
-                self._take(item)
-            elif type(item) is Idle:
-                self._take_idle(item)
-            elif type(item) is SchemaChange:
-                self._take_schema_change(item)
-            elif type(item) is Heartbeat:
-                self._lag.reported(item.position, item.received)
+        try:
+            for item in items:
+                self._take_item(item)
+        except SourceError:
+            self._flush()
+            raise
         self._flush()
+
+    def _take_item(self, item: StreamItem) -> None:
+        if self._loaded:
+            self._join_loaded()
+        if type(item) is Transaction:
+            self._take(item)
+        elif type(item) is Idle:
+            self._take_idle(item)
+        elif type(item) is SchemaChange:
+            self._take_schema_change(item)
+        elif type(item) is Heartbeat:
+            self._lag.reported(item.position, item.received)
 
     # -- transactions -----------------------------------------------------------------------------------------------
 
