@@ -24,6 +24,14 @@ class PipelineFile:
     path: Path
     env: dict[str, str] = field(default_factory=dict)
 
+    def edit(self, section: str, **values: object) -> None:
+        """Change keys of one section; None removes a key."""
+        content = json.loads(self.path.read_text())
+        content[section] = {
+            key: value for key, value in (content[section] | values).items() if value is not None
+        }
+        self.path.write_text(json.dumps(content, indent=2))
+
     def command(self, *arguments: str, program: Sequence[str] = ("-m", "replicator")) -> list[str]:
         """``arguments`` with ``FILE`` in place of the path."""
         return [sys.executable, *program, *(str(self.path) if a == "FILE" else a for a in arguments)]

@@ -16,7 +16,7 @@ from tests.compare import assert_equal
 from tests.processes import PipelineFile, end, write_pipeline
 from tests.workload import create_schema, writing
 
-TURNS = 4
+TURNS = 3
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_two_fighting_supervisors_lose_nothing(
     with writing(source.server, source.database, seed=5, pace=0.005):
         sides = [pipeline.start("run", "FILE"), pipeline.start("run", "FILE")]
         takeovers = 0
-        while takeovers < 6:
+        while takeovers < 4:
             for number, process in enumerate(sides):
                 try:
                     output, _ = process.communicate(timeout=0.1)

@@ -7,7 +7,6 @@ Links are cut at any byte, batches are delivered twice, or late by a connection 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,13 +82,6 @@ def test_batches_of_any_size_lead_to_the_same_target(
     write_and_mirror()
 
 
-def detour(pipeline: PipelineFile, side: str, tunnel: Tunnel, *, tls: str) -> None:
-    """Lead one end of a pipeline through a tunnel."""
-    content = json.loads(pipeline.path.read_text())
-    content[side] |= {"host": tunnel.host, "port": tunnel.port, "tls": {"mode": tls}}
-    pipeline.path.write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize("seed", [1, 2])
 def test_links_cut_at_any_byte_lose_nothing(
     source_account: Account, target_account: Account, tmp_path: Path, seed: int
@@ -101,8 +93,8 @@ def test_links_cut_at_any_byte_lose_nothing(
         Tunnel(source.server.host, source.server.port) as upper,
         Tunnel(target.server.host, target.server.port) as lower,
     ):
-        detour(pipeline, "source", upper, tls="preferred")
-        detour(pipeline, "target", lower, tls="required")
+        pipeline.edit("source", host=upper.host, port=upper.port, tls={"mode": "preferred"})
+        pipeline.edit("target", host=lower.host, port=lower.port, tls={"mode": "required"})
         process = pipeline.start("run", "FILE")
         assert process.stdout is not None
         assert "state=" in process.stdout.readline()
@@ -199,7 +191,7 @@ def test_a_batch_that_is_delivered_twice_or_late_is_applied_once(
     pipeline.must("load", "FILE")
     mischief = Mischief()
     with Tunnel(target.server.host, target.server.port, trick=mischief) as tunnel:
-        detour(pipeline, "target", tunnel, tls="disabled")
+        pipeline.edit("target", host=tunnel.host, port=tunnel.port, tls={"mode": "disabled"})
         process = pipeline.start("run", "FILE")
         with writing(source.server, source.database, seed=3) as writer:
             while not mischief.is_enough():
