@@ -1,0 +1,120 @@
+"""What is too large for memory or for a packet: spilled, or refused by name; and pipelines of a thousand tables (I9)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.accounts import Account
+from tests.compare import assert_equal
+from tests.contract.paths import run_all
+from tests.processes import PipelineFile, end, write_pipeline
+
+MEGABYTE = 1 << 20
+
+ROWS = "CREATE TABLE wide (id INT AUTO_INCREMENT PRIMARY KEY, n INT NOT NULL, body LONGTEXT NOT NULL)"
+
+
+def insert_rows(count: int, size: int, first: int = 1) -> str:
+    """One statement, and so one transaction, of ``count`` rows of ``size`` bytes each."""
+    return (
+        "INSERT INTO wide (n, body) WITH RECURSIVE n AS (SELECT 1 i UNION ALL SELECT i + 1 FROM n WHERE i < "
+        f"{count}) SELECT i + {first - 1}, REPEAT(CHAR(97 + i % 26), {size}) FROM n"
+    )
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory a running process ever had resident."""
+    [line] = [x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.fixture
+def pipeline(source_account: Account, target_account: Account, tmp_path: Path) -> PipelineFile:
+    run_all(source_account, [ROWS, insert_rows(10, 100)])
+    made = write_pipeline(tmp_path, source_account, target_account)
+    made.must("load", "FILE")
+    return made
+
+
+def compare(source: Account, target: Account) -> int:
+    return assert_equal(source.server, source.database, target.server, target.database)
+
+
+def test_a_transaction_that_is_spilled_arrives_whole(
+    source_account: Account, target_account: Account, pipeline: PipelineFile
+) -> None:
+    """40 MB with a part taken back, then an update and a delete that touch all of it."""
+    run_all(
+        source_account,
+        [
+            "BEGIN",
+            insert_rows(700, 60_000, first=1000),
+            "SAVEPOINT s",
+            "UPDATE wide SET body = 'never' WHERE n % 2 = 0",
+            "ROLLBACK TO SAVEPOINT s",
+            "UPDATE wide SET n = n + 1, body = 'short' WHERE n % 10 = 0",
+            "COMMIT",
+            "DELETE FROM wide WHERE n % 3 = 0",
+        ],
+    )
+    pipeline.must("run", "FILE", "--until-current")
+    assert compare(source_account, target_account) > 400
+
+
+def test_a_transaction_beyond_the_limit_stops_the_source_by_name(
+    mysql_source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    """257 MB of images: nothing of it arrives, what came before does, and a second start says the same."""
+    source = mysql_source_account
+    run_all(source, [ROWS])
+    pipeline = write_pipeline(tmp_path, source, target_account)
+    pipeline.must("load", "FILE")
+    run_all(source, ["INSERT INTO wide (n, body) VALUES (7, 'before')"])
+    # 37 rows of 7 MB come as an insert and leave as a delete: 518 MB logged would be slower than one update of 19.
+    run_all(source, [insert_rows(37, 7 * MEGABYTE)])
+    for _ in range(2):
+        stopped = pipeline.run("run", "FILE", "--until-current")
+        assert stopped.returncode == 4, stopped.stderr
+        assert "268435456" in stopped.stderr or "256" in stopped.stderr, stopped.stderr
+        assert target_account.query("SELECT n, body FROM wide") == [(7, "before")]
+
+
+def test_rows_larger_than_a_packet_of_the_log(
+    source_account: Account, target_account: Account, pipeline: PipelineFile
+) -> None:
+    """A row of 17 and one of 40 MB: more than one packet of the protocol each, in load-free paths alone."""
+    source_account.server.execute("SET GLOBAL max_allowed_packet = 134217728")
+    target_account.server.execute("SET GLOBAL max_allowed_packet = 134217728")
+    run_all(
+        source_account,
+        [
+            insert_rows(1, 17 * MEGABYTE),
+            insert_rows(1, 30 * MEGABYTE),
+            "UPDATE wide SET body = CONCAT(body, 'x') WHERE LENGTH(body) > 1000000 AND LENGTH(body) < 20000000",
+        ],
+    )
+    pipeline.must("run", "FILE", "--until-current")
+    query = "SELECT id, n, LENGTH(body), CRC32(body) FROM wide ORDER BY id"
+    assert source_account.query(query) == target_account.query(query)
+
+
+@pytest.mark.slow
+def test_a_thousand_tables_start_in_time(
+    source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    tables = [f"CREATE TABLE t{n} (id INT PRIMARY KEY, v VARCHAR(20), KEY v (v))" for n in range(1000)]
+    run_all(source_account, [*tables, *(f"INSERT INTO t{n} VALUES (1, 'a')" for n in range(1000))])
+    pipeline = write_pipeline(tmp_path, source_account, target_account)
+    pipeline.must("load", "FILE", seconds=180)
+    run_all(source_account, [f"UPDATE t{n} SET v = 'b'" for n in range(0, 1000, 7)])
+    process = pipeline.start("run", "FILE")
+    assert process.stdout is not None
+    assert "state=" in process.stdout.readline()
+    assert peak_bytes(process.pid) < 300 * MEGABYTE
+    code, output = end(process)
+    assert code == 0, output
+    pipeline.must("run", "FILE", "--until-current", seconds=60)
+    query = " UNION ALL ".join(f"SELECT {n}, v FROM t{n}" for n in range(0, 1000, 7))
+    assert source_account.query(query) == target_account.query(query)
