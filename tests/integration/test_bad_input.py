@@ -214,8 +214,8 @@ def test_a_purged_log_names_what_is_missing_and_the_choices(
     server.execute("FLUSH BINARY LOGS")
     write(source_account, "INSERT INTO a VALUES (5, 'kept')")
     server.execute("FLUSH BINARY LOGS")
-    newest = server.execute("SHOW BINARY LOGS")[-1][0]
-    server.execute(f"PURGE BINARY LOGS TO '{newest}'")
+    while len(logs := server.execute("SHOW BINARY LOGS")) > 1:  # a log that a checkpoint may need is kept in silence
+        server.execute(f"PURGE BINARY LOGS TO '{logs[-1][0]}'")
     said = fail(pipeline, "run", "FILE", exit_code=4)
     stored = target_account.query("SELECT position FROM _replicator_checkpoint WHERE worker = 0")[0][0]
     assert "replicator drop" in said
