@@ -23,9 +23,7 @@ def recover_defaults(connection: Any, schema: TableSchema) -> TableSchema:
         return schema
     rows = fetch(connection, f"SHOW CREATE TABLE {quote_table(schema.source)}")
     text = str(rows[0]["create table"])
-    return replace(
-        schema, columns=tuple(_recover(c, text) if _is_doubtful(c) else c for c in schema.columns)
-    )
+    return replace(schema, columns=tuple(_recover(c, text) if _is_doubtful(c) else c for c in schema.columns))
 
 
 def _is_doubtful(column: Column) -> bool:
