@@ -1,4 +1,4 @@
-# One command each: `make setup`, `make demo`, `make test`, `make test-full`, `make lint`, `make bench`.
+# One command each: `make setup`, `make demo`, `make test`, `make test-full`, `make lint`, `make bench`, `make replay`.
 # Every target first makes sure that the virtual environment and the local servers' binaries are there.
 
 SHELL := /bin/bash
@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo lint test test-full bench clean
+.PHONY: setup demo lint test test-full bench replay clean
 
 setup: $(STAMP)
 	@$(VENV)/bin/python -m replicator.binaries
@@ -31,6 +31,9 @@ test-full: lint
 
 bench: setup
 	@$(VENV)/bin/python -m bench
+
+replay: setup
+	@$(VENV)/bin/python -m tests.replay $(WORDS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,394 @@
+"""Replay the SQL files of other projects' tests, each as load and as stream: ``python -m tests.replay [WORD…]``.
+
+Each file runs three times over on each source product: whole, then loaded; its tables created, loaded empty and then
+filled by the stream, up to each table's first change of schema; and then the rest of it, which may pause tables. Every
+mirrored table must be equal afterwards. What is refused must say so; what fails on the source itself is counted.
+
+The files are no part of the project: ``REPLICATOR_FIXTURES`` names their folder. Words select files by their path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pymysql
+
+# Imported before forking: most commands import what they need when they run.
+from replicator import cli, runner  # noqa: F401
+from replicator.servers import Server, start_mariadb, start_mysql
+from tests.accounts import Account, pick_name
+from tests.compare import Side, describe_difference
+from tests.processes import PipelineFile, write_pipeline
+from tests.scripts import CREATE_TABLE, KEEPS_PLACE, Script, cut, divide, find_scripts
+
+SESSION = "SET SESSION sql_mode='NO_ENGINE_SUBSTITUTION', foreign_key_checks=1, default_storage_engine=InnoDB, NAMES utf8mb4"
+
+# Accounts, the server's own tables and what would outlive the file.
+_FOREIGN = re.compile(
+    r"(?is)\s*(GRANT|REVOKE|(CREATE|DROP|ALTER|RENAME) USER|SET (@@)?(GLOBAL|PERSIST|PASSWORD)|SET @@global|FLUSH|RESET"
+    r"|SHUTDOWN|KILL|PURGE|(CHANGE|START|STOP) (MASTER|SLAVE|REPLICA|REPLICATION|GROUP)|INSTALL|LOAD DATA"
+    r"|(CREATE|DROP|ALTER) (TABLESPACE|SERVER|LOGFILE)"
+    r"|SELECT SLEEP|SET.*(BINLOG_|SQL_LOG_BIN)"
+    r"|.{0,80}\b(FROM|INTO|TABLE|UPDATE|EXISTS)\s+`?(mysql|sys|performance_schema)`?\.)"
+)
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+
+class Source:
+    """One session of a source server in which a script's statements run one by one."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.failed: Counter[str] = Counter()
+        system = {"mysql", "sys", "performance_schema", "information_schema"}
+        found = {str(row[0]) for row in server.execute("SHOW DATABASES")} - system
+        server.execute(["SET foreign_key_checks = 0", *(f"DROP DATABASE `{name}`" for name in found)])
+        server.execute("CREATE DATABASE replay CHARACTER SET utf8mb4")
+        self._connection = server.connect(database="replay", autocommit=True)
+        self.run(SESSION)
+        self.run("SET time_zone = '+00:00'")
+
+    def run(self, statement: str) -> None:
+        """A statement that fails is counted; every table it makes gets a key, as the replicator needs one."""
+        if _FOREIGN.match(statement):
+            self.failed["not run: " + " ".join(statement.split()[:2])] += 1
+            return
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement)
+                while cursor.nextset():
+                    pass
+        except pymysql.MySQLError as error:
+            self.failed[f"{error.args[0]}"] += 1
+        except (UnicodeError, ValueError) as error:
+            self.failed[type(error).__name__] += 1
+        match = CREATE_TABLE.match(statement)
+        if match:
+            self._give_key(match[2])
+
+    def _give_key(self, table: str) -> None:
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(f"SHOW INDEX FROM {table}")
+                nullable = {row[2] for row in cursor.fetchall() if row[1] or row[9]}
+                cursor.execute(f"SHOW INDEX FROM {table}")
+                if not {row[2] for row in cursor.fetchall()} - nullable:
+                    cursor.execute(
+                        f"ALTER TABLE {table} ADD COLUMN replay_key BIGINT UNSIGNED NOT NULL AUTO_INCREMENT INVISIBLE"
+                        " PRIMARY KEY"
+                    )
+        except pymysql.MySQLError:
+            return  # the table is not there, or has a counter of its own: it will be refused for having no key
+
+    def tables(self) -> list[tuple[str, str]]:
+        return [
+            (str(schema), str(table))
+            for schema, table in self.server.execute(
+                "SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
+                " AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY 1, 2"
+            )
+        ]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def run_forked(pipeline: PipelineFile, command: str, *options: str) -> tuple[int, str]:
+    """A command in a child of this process, which has imported everything already; its exit code and errors."""
+    errors = pipeline.path.with_suffix(".errors")
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.environ.update(pipeline.env)
+            with errors.open("w") as file, open(os.devnull, "w") as nowhere:
+                os.dup2(file.fileno(), 2)
+                os.dup2(nowhere.fileno(), 1)
+                code = _run_here(["replicator", command, str(pipeline.path), *options])
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), errors.read_text()
+
+
+def _run_here(arguments: list[str]) -> int:
+    sys.argv = arguments
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - what a child of its own would print
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 70
+
+
+# --- one replay -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    script: str
+    product: str
+    mode: str
+    equal: int = 0
+    rows: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    failed: Counter[str] = field(default_factory=Counter)
+    different: list[str] = field(default_factory=list)
+
+    @property
+    def word(self) -> str:
+        if self.different:
+            return "DIFFERENT"
+        if self.refused:
+            return "equal, some refused" if self.equal else "refused"
+        return "equal" if self.equal else "no tables"
+
+    def line(self) -> str:
+        failed = f" {sum(self.failed.values())} failed on the source" if self.failed else ""
+        name = self.script if len(self.script) < 70 else "…" + self.script[-69:]
+        return f"{name:70} {self.product:8}{self.mode:7}{self.word:20}{self.equal:4} tables {self.rows:7} rows{failed}"
+
+
+@dataclass
+class Replay:
+    """One script on one source product and one target database of its own."""
+
+    script: Script
+    source: Source
+    target: Account
+    folder: Path
+    mode: str
+    _skipped: dict[str, str] = field(default_factory=dict)
+
+    def pipeline(self, tables: Sequence[tuple[str, str]]) -> PipelineFile:
+        several = len({schema for schema, _ in tables}) > 1
+        chosen: dict[str, object] = {
+            f"{schema}.{table}": {"skip": True}
+            if f"{schema}.{table}" in self._skipped
+            else {"to": self.target_name(schema, table, several)}
+            for schema, table in tables
+        }
+        root = Account(self.source.server, self.source.server.user, self.source.server.password, "replay")
+        return write_pipeline(self.folder, root, self.target, name=self.mode, tables=chosen)
+
+    @staticmethod
+    def target_name(schema: str, table: str, several: bool) -> str:
+        name = f"{schema}__{table}" if several else table
+        # `to` takes no dot, which would be a database; a name too long for the target is this replay's own doing.
+        return name if len(name) <= 64 and "." not in name else f"t_{zlib.crc32(name.encode()):08x}"
+
+    def load(self, tables: Sequence[tuple[str, str]]) -> tuple[PipelineFile | None, str]:
+        """Load; a table that the program names when it refuses is left out, and the load is tried again."""
+        text = ""
+        for _ in range(20):
+            if len(self._skipped) == len(tables):
+                return None, text
+            pipeline = self.pipeline(tables)
+            code, errors = run_forked(pipeline, "load")
+            if code == 0:
+                return pipeline, ""
+            text = f"exit {code}: {errors[-1500:] if 'Traceback' in errors else errors[:600]}"
+            named = [f"{s}.{t}" for s, t in tables if is_named(s, t, errors)]
+            new = {name: plain_reason(text, name) for name in named if name not in self._skipped}
+            if "Traceback" in errors or not new:
+                return None, text
+            self._skipped |= new
+        return None, text
+
+    def compare(self, outcome: Outcome, tables: Sequence[tuple[str, str]], paused: dict[str, str]) -> None:
+        several = len({schema for schema, _ in tables}) > 1
+        there = set(self.source.tables())
+        for schema, table in tables:
+            name = f"{schema}.{table}"
+            if name in self._skipped or name in paused:
+                outcome.refused[name] = self._skipped.get(name) or paused[name]
+            elif (schema, table) not in there:
+                outcome.different.append(f"{name}: gone at the source, and not paused")
+            else:
+                ours = Side(self.source.server, schema, table)
+                theirs = Side(
+                    self.target.server, self.target.database, self.target_name(schema, table, several)
+                )
+                self._compare(outcome, ours, theirs)
+
+    @staticmethod
+    def _compare(outcome: Outcome, ours: Side, theirs: Side) -> None:
+        text = describe_difference(ours, theirs)
+        if text:
+            outcome.different.append(text)
+        else:
+            outcome.equal += 1
+            outcome.rows += int(
+                ours.server.execute(f"SELECT COUNT(*) FROM `{ours.database}`.`{ours.table}`")[0][0]
+            )
+
+
+def plain_reason(text: str, name: str) -> str:
+    """The line that names a table, without the names of all the others."""
+    for line in text.splitlines():
+        if name in line:
+            head, colon, names = line.partition(": ")
+            rest = (
+                re.sub(r"([^,]+, )*[^,]+", "…", names)
+                if names.count(name.split(".", maxsplit=1)[0] + ".") > 1
+                else names
+            )
+            return f"{head}{colon}{rest}".replace(name, "TABLE")
+    return text
+
+
+def is_named(schema: str, table: str, text: str) -> bool:
+    return (
+        any(name in text for name in (f"{schema}.{table}", f"`{schema}`.`{table}`")) or f" {table}:" in text
+    )
+
+
+def replay_load(script: Script, source: Source, target: Account, folder: Path) -> Outcome:
+    outcome = Outcome(script.name, source.server.kind, "load")
+    for statement in script.statements():
+        source.run(statement)
+    outcome.failed = source.failed
+    replay = Replay(script, source, target, folder, "load")
+    tables = source.tables()
+    if not tables:
+        return outcome
+    pipeline, text = replay.load(tables)
+    if pipeline is None:
+        _fail(outcome, tables, text)
+    else:
+        replay.compare(outcome, tables, {})
+    return outcome
+
+
+def _fail(outcome: Outcome, tables: Sequence[tuple[str, str]], text: str) -> None:
+    if "Traceback" in text or not text:
+        outcome.different.append(text or "no message")
+    else:
+        outcome.refused |= {f"{s}.{t}": text for s, t in tables}
+
+
+def replay_stream(script: Script, source: Source, target: Account, folder: Path) -> list[Outcome]:
+    stream, rest = (Outcome(script.name, source.server.kind, mode) for mode in ("stream", "ddl"))
+    first, later = divide(script.statements())
+    keep, late = cut(later)
+    for statement in first:
+        source.run(statement)
+    tables = source.tables()
+    if not tables:
+        return [stream]
+    replay = Replay(script, source, target, folder, "stream")
+    pipeline, text = replay.load(tables)
+    if pipeline is None:
+        _fail(stream, tables, text)
+        return [stream]
+    source.run("USE replay")
+    outcomes = []
+    for outcome, statements in ((stream, keep), (rest, late)):
+        if not any(not KEEPS_PLACE.match(s) for s in statements):
+            continue
+        source.failed = outcome.failed
+        for statement in statements:
+            source.run(statement)
+        outcomes.append(outcome)
+        if not follow(replay, pipeline, outcome, tables):
+            break
+    return outcomes
+
+
+def follow(
+    replay: Replay, pipeline: PipelineFile, outcome: Outcome, tables: Sequence[tuple[str, str]]
+) -> bool:
+    """Mirror what was written and compare; False where the whole source stopped, with a message."""
+    code, errors = run_forked(pipeline, "run", "--until-current")
+    if "Traceback" in errors or code not in (0, 4, 5, 6):
+        outcome.different.append(f"exit {code}: {errors[-1500:]}")
+        return False
+    if code in (4, 5):
+        _fail(outcome, tables, f"exit {code}: {errors[-600:]}")
+        return False
+    rows = pipeline.status()["tables"] if code else []
+    paused = {t["source"]: str(t["error"]) for t in rows if t["state"] in ("paused", "error")}
+    replay.compare(outcome, tables, paused)
+    return True
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+def replay_script(script: Script, server: Server, target: Server) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for replay in (lambda *a: [replay_load(*a)], replay_stream):
+        name = pick_name()
+        target.execute(f"CREATE DATABASE {name}")
+        source = Source(server)
+        with tempfile.TemporaryDirectory() as folder:
+            account = Account(target, target.user, target.password, name)
+            outcomes += replay(script, source, account, Path(folder))
+        source.close()
+        target.execute(f"DROP DATABASE {name}")
+    return outcomes
+
+
+def shorten(text: str, name: str) -> str:
+    for part in (name, name.split(".", 1)[1]):
+        text = re.sub(rf"(?<![\w]){re.escape(part)}(?![\w])", "TABLE", text)
+    return re.sub(r"\d+", "N", " ".join(text.split()))[:300]
+
+
+def report(outcomes: list[Outcome]) -> int:
+    print("\nrefused, and why:")
+    reasons = Counter(shorten(text, name) for o in outcomes for name, text in o.refused.items())
+    for reason, number in reasons.most_common():
+        print(f"  {number:4} × {reason}")
+    print("\ncounts of replays:")
+    for key, number in sorted(Counter((o.product, o.mode, o.word) for o in outcomes).items()):
+        print(f"  {key[0]:8} {key[1]:7} {key[2]:22} {number}")
+    failed = sum(sum(o.failed.values()) for o in outcomes)
+    equal, rows = sum(o.equal for o in outcomes), sum(o.rows for o in outcomes)
+    refused, different = sum(len(o.refused) for o in outcomes), [o for o in outcomes if o.different]
+    print(
+        f"\n{equal} tables with {rows} rows equal, {refused} refused with a message, {failed} statements failed on the"
+    )
+    print(f"source itself, {len(different)} DIFFERENT")
+    for outcome in different:
+        print(f"\n{outcome.line()}\n" + "\n".join(outcome.different))
+    return 1 if different else 0
+
+
+def main(words: Sequence[str]) -> int:
+    folder = os.environ.get("REPLICATOR_FIXTURES", "")
+    if not Path(folder or "/nowhere").is_dir():
+        print("REPLICATOR_FIXTURES names no folder of sample data: nothing to replay")
+        return 0
+    products = [word for word in words if word in ("mysql", "mariadb")] or ["mysql", "mariadb"]
+    scripts = find_scripts(Path(folder), [word for word in words if word not in products])
+    outcomes: list[Outcome] = []
+    begin = time.monotonic()
+    with start_mysql(require_secure_transport=False) as target:
+        for product in products:
+            start = start_mysql if product == "mysql" else start_mariadb
+            with start(event_scheduler=False) as server:
+                for script in scripts:
+                    found = replay_script(script, server, target)
+                    outcomes += found
+                    print("\n".join(outcome.line() for outcome in found), flush=True)
+    print(f"\n{len(scripts)} scripts in {time.monotonic() - begin:.0f} s")
+    return report(outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
