@@ -235,6 +235,7 @@ def test_what_the_snapshot_reads_is_canonical(declared: str, source_account: Acc
     convert = text_converter(column)
     value = convert(text) if convert else text
     if declared == "POINT":
+        assert isinstance(value, bytes)
         assert value[:4] == (4326).to_bytes(4, "little")
         return
     assert (type(value), repr(value)) == (type(expected), repr(expected))
