@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from replicator.model import TableName, TableSchema
+from replicator.model import ForeignKey, TableName, TableSchema
 
 
 class ExternalChild(NamedTuple):
@@ -48,6 +48,59 @@ def build_inseparable(schemas: Sequence[TableSchema], *, cascades_logged: bool) 
         frozenset(schema.source for schema in group)
         for group in build_groups(schemas)
         if any(fk.cascades and fk.parent in {s.source for s in group} for s in group for fk in s.foreign_keys)
+    ]
+
+
+def build_dependants(
+    schemas: Sequence[TableSchema], *, cascades_logged: bool
+) -> dict[TableName, frozenset[TableName]]:
+    """By table, those that can only be mirrored while it is: its rows' cascades write to them, and no log says so."""
+    selected = {schema.source for schema in schemas}
+    children: dict[TableName, set[TableName]] = {name: set() for name in selected}
+    for schema in schemas if not cascades_logged else ():
+        for fk in schema.foreign_keys:
+            if fk.cascades and fk.parent in selected:
+                children[fk.parent].add(schema.source)
+    found: dict[TableName, frozenset[TableName]] = {}
+    for name in selected:
+        reached: set[TableName] = set()
+        ahead = [name]
+        while ahead:
+            new = children[ahead.pop()] - reached
+            reached |= new
+            ahead += new
+        found[name] = frozenset(reached - {name})
+    return found
+
+
+class UnseenCascade(NamedTuple):
+    """A foreign key through which a table that is not mirrored writes to one that is, without a word in the log."""
+
+    child: TableName
+    key: ForeignKey
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.child}: its foreign key {self.key.name} (ON DELETE {self.key.on_delete}, ON UPDATE"
+            f" {self.key.on_update}) lets {self.key.parent} change it, which the source does not log"
+        )
+
+    @property
+    def hint(self) -> str:
+        return f"mirror {self.key.parent} as well, or leave {self.child} out with `skip: true`"
+
+
+def find_unseen_cascades(schemas: Sequence[TableSchema], *, cascades_logged: bool) -> list[UnseenCascade]:
+    """Changes that would never arrive, because their cause is not mirrored and their effect not logged."""
+    if cascades_logged:
+        return []
+    selected = {schema.source for schema in schemas}
+    return [
+        UnseenCascade(schema.source, fk)
+        for schema in schemas
+        for fk in schema.foreign_keys
+        if fk.cascades and fk.parent not in selected
     ]
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from replicator.apply import Applier, Prepared
 from replicator.console import TableView, View
 from replicator.errors import PausedTables, ReplicatorError, SourceError, SourceTaken
-from replicator.foreignkeys import build_groups, find_check_reasons
+from replicator.foreignkeys import build_dependants, build_groups, find_check_reasons
 from replicator.held import Held
 from replicator.line import Aborted, Line
 from replicator.load import Loader, add_foreign_keys
@@ -92,6 +92,7 @@ class Pipeline:
             is_free=lambda: self._emitted - self._applied < DEPTH,
             lag=self._metrics.lag,
             limits=options.limits,
+            dependants=build_dependants(opened.tables, cascades_logged=opened.cascades_logged),
         )
         self._applier = Applier(opened.session, opened.lease, status=self._build_status, stop=stop)
         self._preparer = self._build_preparer()

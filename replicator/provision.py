@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -54,15 +54,18 @@ def prepare_tables(
     tables: Sequence[TableSchema],
     selection: Selection,
     stop: threading.Event,
+    *,
+    cascading: Collection[TableName] = frozenset(),
 ) -> None:
     """Compare the tables that are to be loaded, note how each was found, and create what is missing.
 
     Comes right after the lease was taken: a statement that a crash left pending is brought to its end first. Every fault
-    of every table is told at once (SchemaMismatch), before anything else is changed.
+    of every table is told at once (SchemaMismatch), before anything else is changed. ``cascading`` tables depend on what
+    the target's own foreign keys do.
     """
     with open_barrier(session.endpoint, lease, stop) as barrier:
         _recover(barrier)
-        places = _find_places(session, lease, tables, selection)
+        places = _find_places(session, lease, tables, selection, cascading)
         for table, place in places.items():
             moved = {"target": table.target, "reset": True} if place.is_new else {}
             set_table(session, lease, table.source, found=place.found, rows_at_start=place.rows, **moved)
@@ -81,7 +84,11 @@ def _recover(barrier: Barrier) -> None:
 
 
 def _find_places(
-    session: Session, lease: Lease, tables: Sequence[TableSchema], selection: Selection
+    session: Session,
+    lease: Lease,
+    tables: Sequence[TableSchema],
+    selection: Selection,
+    cascading: Collection[TableName],
 ) -> dict[TableSchema, _Place]:
     """What was found in the place of each table that is to be loaded."""
     states = {state.source: state for state in read_tables(session, lease.pipeline)}
@@ -96,6 +103,8 @@ def _find_places(
             place = _find_place(session, table, state.as_of(table.target), existing.get(table.target))
             if place is None:
                 continue
+            if table.source in cascading and place.found is not Found.MISSING:
+                _refuse_keyless_child(table, existing[table.target], tables)
             option = options[table.source]
             _refuse_place(table, place, create=option.create, rows=option.existing_rows)
             places[table] = place._replace(is_new=state.target != table.target)
@@ -149,6 +158,25 @@ def _refuse_place(table: TableSchema, place: _Place, *, create: bool, rows: Exis
             f"{table.target}: the target table holds {place.rows:,} rows that this pipeline did not bring",
             hint="say `existing_rows: merge` to keep rows that the source lacks, or `existing_rows: replace` to remove them",
         )
+
+
+def _refuse_keyless_child(
+    table: TableSchema, existing: target.TargetTable, tables: Sequence[TableSchema]
+) -> None:
+    """A table of other making must have the keys whose cascades the source does not log: only they do that work."""
+    targets = {other.source: other.target for other in tables}
+    made = {(parent.lower(), tuple(map(str.lower, columns))) for _, parent, columns in existing.foreign_keys}
+    for key in table.foreign_keys:
+        parent = targets.get(key.parent)
+        if not key.cascades or parent is None:
+            continue
+        if (parent.lower(), tuple(map(str.lower, key.columns))) not in made:
+            statement = "; ".join(ddl.build_foreign_keys(table, {t.source: t for t in tables}))
+            raise SchemaMismatch(
+                f"{table.target}: it lacks the foreign key {key.name} to {parent}, and the source does not log what that"
+                " key does",
+                hint=f"at the target: {statement}",
+            )
 
 
 # --- creating and emptying --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import tenacity
 from replicator.checkpoint import Lease, acquire, settle
 from replicator.config import PipelineConfig
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
-from replicator.foreignkeys import ExternalChild, build_inseparable
+from replicator.foreignkeys import ExternalChild, UnseenCascade, build_inseparable, find_unseen_cascades
 from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema
 from replicator.readers.base import Reader
@@ -150,6 +150,9 @@ class _Opening:
         _refuse_keyless(described.values())
         _refuse_unready(reader, tuple(described.values()))
         cascades_logged = reader.foreign_key_cascades_logged()
+        _refuse_unseen_cascades(
+            find_unseen_cascades(tuple(described.values()), cascades_logged=cascades_logged)
+        )
         inseparable = build_inseparable(tuple(described.values()), cascades_logged=cascades_logged)
         lease = self._lease = acquire(session, config.pipeline, reader.identity)
         reader.short_id = lease.short_id
@@ -161,7 +164,9 @@ class _Opening:
         if lease.position is None:
             again |= stored.keys() & described.keys()
         _start_again(session, lease, [table for table in tables if table.source in again])
-        prepare_tables(session, lease, tables, selection, self._stop)
+        prepare_tables(
+            session, lease, tables, selection, self._stop, cascading=frozenset().union(*inseparable)
+        )
         external = external_children(session, {table.target for table in tables})
         session.rollback()
         opened = Opened(
@@ -229,15 +234,16 @@ def _find_torn_sets(
     """Tables to load again because their set does not stand at one position (``foreignkeys.build_inseparable``)."""
     again: set[TableName] = set()
     for names in inseparable:
-        states = [state for name in names if (state := stored.get(name)) and state.state is not State.PAUSED]
-        owns = [reader.parse_position(s.position) if s.position else position for s in states if s.is_loaded]
-        is_whole = len(owns) == len(names) or not owns
+        known = [state for name in names if (state := stored.get(name))]
+        paused = {state.source for state in known if state.state is State.PAUSED}
+        loaded = {state.source: state.position for state in known if state.is_loaded}
+        owns = [reader.parse_position(own) if own else position for own in loaded.values()]
+        is_whole = loaded.keys() | paused == names or not loaded
         if not is_whole or not all(own.covers(owns[0]) and owns[0].covers(own) for own in owns):
-            loaded = {state.source for state in states if state.is_loaded}
             log.warning(
                 "loaded again, for the source logs no cascades: %s", ", ".join(map(str, sorted(loaded)))
             )
-            again |= loaded
+            again |= loaded.keys()
     return again
 
 
@@ -274,6 +280,13 @@ def _refuse_keyless(tables: Iterable[TableSchema]) -> None:
         raise SourceError(
             f"without a primary key or a unique NOT NULL key: {', '.join(keyless)}",
             hint="give each a primary key, or leave it out with `skip: true`; this version mirrors no keyless table",
+        )
+
+
+def _refuse_unseen_cascades(unseen: Sequence[UnseenCascade]) -> None:
+    if unseen:
+        raise SourceError(
+            "\n".join(item.message for item in unseen), hint="\n  ".join(item.hint for item in unseen)
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from replicator.errors import SourceError
@@ -126,10 +126,12 @@ class Stream:
         is_free: Callable[[], bool],
         lag: Lag,
         limits: BatchLimits,
+        dependants: Mapping[TableName, frozenset[TableName]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._routes = {route.table.source: route for route in routes}
         self._groups = [group for group in groups if not all(self._routes[name].settled for name in group)]
+        self._dependants = dependants or {}
         self._constrained: set[frozenset[TableName]] = set()
         self._emit = emit
         self._is_free = is_free
@@ -356,11 +358,20 @@ class Stream:
     def _take_schema_change(self, change: SchemaChange) -> None:
         self._flush()
         self._read = change.position
+        self._pause(change.tables, change.before, change.reason)
         for name in change.tables:
-            route = self._routes[name]
-            route.paused, route.own, route.held = change.reason, None, None
+            reason = f"{name} is paused, and the source does not log what its foreign keys do to this table"
+            self._pause(self._dependants.get(name, ()), change.before, reason)
         self._refilter()
-        self._emit(Pause(change.tables, change.before, change.reason))
+
+    def _pause(self, names: Iterable[TableName], before: Position, reason: str) -> None:
+        """Tables that are paused already stay at the position and with the reason they have."""
+        leaving = tuple(sorted(name for name in names if not self._routes[name].paused))
+        for name in leaving:
+            route = self._routes[name]
+            route.paused, route.own, route.held = reason, None, None
+        if leaving:
+            self._emit(Pause(leaving, before, reason))
 
 
 def _is_level(routes: Sequence[Route]) -> bool:

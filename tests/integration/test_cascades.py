@@ -1,0 +1,111 @@
+"""Foreign keys whose work the source does not log: the target's own keys do it, or somebody is told (SEMANTICS §5.3, I7)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.accounts import Account
+from tests.compare import assert_equal
+from tests.processes import PipelineFile, write_pipeline
+
+CHILD = (
+    "CREATE TABLE child (id INT PRIMARY KEY, parent_id INT,"
+    " CONSTRAINT child_parent FOREIGN KEY (parent_id) REFERENCES parent (id) ON DELETE CASCADE ON UPDATE CASCADE)"
+)
+TABLES = (
+    f"CREATE TABLE parent (id INT PRIMARY KEY, v VARCHAR(10)); {CHILD}; CREATE TABLE other (id INT PRIMARY KEY);"
+    "INSERT INTO parent VALUES (1, 'a'), (2, 'b'), (3, 'c'); INSERT INTO child VALUES (1, 1), (2, 2), (3, 3), (4, 3)"
+)
+
+
+@pytest.fixture
+def pipeline(source_account: Account, target_account: Account, tmp_path: Path) -> PipelineFile:
+    write(source_account, TABLES)
+    return write_pipeline(tmp_path, source_account, target_account)
+
+
+def write(account: Account, sql: str) -> None:
+    account.server.execute(sql, database=account.database)
+
+
+def states(pipeline: PipelineFile) -> dict[str, tuple[str, str | None]]:
+    return {table["target"]: (table["state"], table["error"]) for table in pipeline.status()["tables"]}
+
+
+def test_a_table_is_paused_with_the_parent_whose_cascades_it_would_miss(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    pipeline.must("load", "FILE")
+    write(source_account, "ALTER TABLE parent ADD COLUMN w INT; DELETE FROM parent WHERE id = 3")
+    write(source_account, "INSERT INTO other VALUES (1)")
+    pipeline.must("run", "FILE", "--until-current", exit_code=6)
+    found = states(pipeline)
+    assert found["parent"][0] == "paused"
+    assert found["other"] == ("streaming", None)
+    children = [row[0] for row in target_account.query("SELECT id FROM child ORDER BY id")]
+    if source_account.server.kind == "mysql":  # logs what its cascades do
+        assert found["child"] == ("streaming", None)
+        assert children == [1, 2]
+    else:
+        assert found["child"][0] == "paused"
+        assert "parent" in (found["child"][1] or "")
+
+
+def test_a_paused_table_does_not_have_its_family_loaded_again(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    pipeline.must("load", "FILE")
+    write(source_account, "ALTER TABLE child ADD COLUMN w INT; UPDATE parent SET v = 'z' WHERE id = 1")
+    pipeline.must("run", "FILE", "--until-current", exit_code=6)
+    write(target_account, "INSERT INTO parent VALUES (77, 'app')")  # a load would take it away or stop at it
+    write(source_account, "UPDATE parent SET v = 'y' WHERE id = 2")
+    pipeline.must("run", "FILE", "--until-current", exit_code=6)
+    assert states(pipeline)["parent"] == ("streaming", None)
+    assert target_account.query("SELECT * FROM parent WHERE id IN (1, 2, 77) ORDER BY id") == [
+        (1, "z"), (2, "y"), (77, "app")
+    ]  # fmt: skip
+
+
+def test_a_target_of_other_making_without_the_key_is_refused_where_it_must_cascade(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    write(
+        target_account,
+        "CREATE TABLE parent (id INT PRIMARY KEY, v VARCHAR(10)); CREATE TABLE child (id INT PRIMARY KEY, parent_id INT)",
+    )
+    if source_account.server.kind == "mysql":
+        pipeline.must("load", "FILE")
+        write(source_account, "DELETE FROM parent WHERE id = 3")
+        pipeline.must("run", "FILE", "--until-current")
+        assert_equal(
+            source_account.server, source_account.database, target_account.server, target_account.database
+        )
+        return
+    done = pipeline.run("load", "FILE")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "child_parent" in done.stderr
+    assert target_account.query("SELECT * FROM child") == []
+    write(target_account, f"DROP TABLE child; {CHILD}")
+    pipeline.must("load", "FILE")
+    write(source_account, "DELETE FROM parent WHERE id = 3")
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(
+        source_account.server, source_account.database, target_account.server, target_account.database
+    )
+
+
+def test_a_child_whose_cascading_parent_is_not_mirrored_is_refused_where_nobody_logs_it(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    pipeline.edit("tables", **{f"{source_account.database}.parent": {"skip": True}})
+    if source_account.server.kind == "mysql":
+        pipeline.must("load", "FILE")
+        write(source_account, "DELETE FROM parent WHERE id = 3")
+        pipeline.must("run", "FILE", "--until-current")
+        assert target_account.query("SELECT id FROM child ORDER BY id") == [(1,), (2,)]
+        return
+    done = pipeline.run("load", "FILE")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "child_parent" in done.stderr
