@@ -167,6 +167,11 @@ _TABLES: Final = (
         "Fails: changes of a table without one cannot be matched to rows.",
     ),
     Registration(
+        "tables.cascades",
+        "No table outside the pipeline changes a selected one through a foreign key that the source does not log.",
+        "Fails for each such key of a MariaDB source, or of MySQL before 9.6: those changes would never arrive.",
+    ),
+    Registration(
         "tables.differences",
         "What will be different at the target by design: collations, defaults, indexes, partitions.",
         "Warns, once for each; no row loses anything by it.",

@@ -21,7 +21,7 @@ from replicator.errors import SchemaMismatch
 from replicator.model import ForeignKey, TableName, TableSchema
 from replicator.selection import Selection
 from replicator.session import Session
-from replicator.tablestate import Found, TableState, read_tables, set_table
+from replicator.tablestate import Found, State, TableState, read_tables, set_table
 
 DELETE_ROWS = 20_000
 
@@ -131,6 +131,8 @@ def _find_place(
     session: Session, table: TableSchema, state: TableState, existing: target.TargetTable | None
 ) -> _Place | None:
     """How the table is found now, or was found before our own first row; None for a table that is loaded."""
+    if state.state is State.PAUSED:
+        return None
     if existing is None:
         if state.is_kept:
             raise SchemaMismatch(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from replicator.checklist import Findings
 from replicator.config import PipelineConfig, SourceType
 from replicator.errors import ConfigError, ReplicatorError, SourceError
+from replicator.foreignkeys import find_unseen_cascades
 from replicator.model import TableName, TableSchema
 from replicator.probe import Probe
 from replicator.readers.base import Reader
@@ -105,6 +106,7 @@ def describe_selected(
     if tables.selection is not None:
         tables.schemas = _describe(findings, source.reader, tables.selection)
         _check_keys(findings, tables.schemas)
+        _check_cascades(findings, source.reader, tables.schemas)
     for item in source.reader.check(tables.schemas):
         findings.add(*item)
     return tables
@@ -163,3 +165,11 @@ def _check_keys(findings: Findings, schemas: Sequence[TableSchema]) -> None:
         findings.failed(fault.check, str(schema.source), fault.message, fault.fix)
     if schemas and not keyless:
         findings.passed("tables.key", f"{len(schemas)} tables", "each has a key")
+
+
+def _check_cascades(findings: Findings, reader: Reader, schemas: Sequence[TableSchema]) -> None:
+    unseen = find_unseen_cascades(schemas, cascades_logged=reader.foreign_key_cascades_logged())
+    for item in unseen:
+        findings.failed("tables.cascades", str(item.child), item.message, item.hint)
+    if schemas and not unseen:
+        findings.passed("tables.cascades", f"{len(schemas)} tables", "what their foreign keys do arrives")

@@ -18,7 +18,13 @@ import tenacity
 from replicator.checkpoint import Lease, acquire, settle
 from replicator.config import PipelineConfig
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
-from replicator.foreignkeys import ExternalChild, UnseenCascade, build_inseparable, find_unseen_cascades
+from replicator.foreignkeys import (
+    ExternalChild,
+    UnseenCascade,
+    build_dependants,
+    build_inseparable,
+    find_unseen_cascades,
+)
 from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema
 from replicator.readers.base import Reader
@@ -164,6 +170,7 @@ class _Opening:
         if lease.position is None:
             again |= stored.keys() & described.keys()
         _start_again(session, lease, [table for table in tables if table.source in again])
+        _pause_orphans(session, lease, stored, build_dependants(tables, cascades_logged=cascades_logged))
         prepare_tables(
             session, lease, tables, selection, self._stop, cascading=frozenset().union(*inseparable)
         )
@@ -317,6 +324,20 @@ def _forget_unselected(
     for name, state in stored.items():
         if name not in selected and state.state is not State.NEEDS_RELOAD:
             set_table(session, lease, name, state=State.NEEDS_RELOAD, error="left the pipeline file")
+
+
+def _pause_orphans(
+    session: Session,
+    lease: Lease,
+    stored: Mapping[TableName, TableState],
+    dependants: Mapping[TableName, frozenset[TableName]],
+) -> None:
+    """Tables that came to the file while one was paused whose unlogged cascades they would miss are paused with it."""
+    paused = {name for name, state in stored.items() if state.state is State.PAUSED}
+    for parent in sorted(paused & dependants.keys()):
+        for name in sorted(dependants[parent] - paused):
+            reason = f"{parent} is paused, and the source does not log what its foreign keys do to this table"
+            set_table(session, lease, name, state=State.PAUSED, error=reason)
 
 
 def _find_read_from(opened: Opened) -> Position:

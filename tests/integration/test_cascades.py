@@ -106,6 +106,22 @@ def test_a_child_whose_cascading_parent_is_not_mirrored_is_refused_where_nobody_
         pipeline.must("run", "FILE", "--until-current")
         assert target_account.query("SELECT id FROM child ORDER BY id") == [(1,), (2,)]
         return
+    assert "tables.cascades" in pipeline.must("check", "FILE", exit_code=3)
     done = pipeline.run("load", "FILE")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "child_parent" in done.stderr
+
+
+def test_a_child_that_comes_while_its_parent_is_paused_waits_with_it(
+    pipeline: PipelineFile, source_account: Account
+) -> None:
+    name = source_account.database
+    pipeline.edit("tables", **{f"{name}.*": None, f"{name}.parent": {}, f"{name}.other": {}})
+    pipeline.must("load", "FILE")
+    write(source_account, "ALTER TABLE parent ADD COLUMN w INT")
+    pipeline.must("run", "FILE", "--until-current", exit_code=6)
+    pipeline.edit("tables", **{f"{name}.child": {}})
+    pipeline.must("run", "FILE", "--until-current", exit_code=6)
+    logged = source_account.server.kind == "mysql"
+    assert states(pipeline)["child"][0] == ("streaming" if logged else "paused")
+    assert states(pipeline)["other"][0] == "streaming"
