@@ -241,13 +241,7 @@ def plain_reason(text: str, name: str) -> str:
     """The line that names a table, without the names of all the others."""
     for line in text.splitlines():
         if name in line:
-            head, colon, names = line.partition(": ")
-            rest = (
-                re.sub(r"([^,]+, )*[^,]+", "…", names)
-                if names.count(name.split(".", maxsplit=1)[0] + ".") > 1
-                else names
-            )
-            return f"{head}{colon}{rest}".replace(name, "TABLE")
+            return re.sub(r"(\S+, ){2,}\S+", "…", line).replace(name, "TABLE")
     return text
 
 
