@@ -9,9 +9,22 @@ from collections.abc import Iterator
 import pytest
 
 from replicator.readers import binlog
-from replicator.servers import Server
+from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import pick_name
 from tests.rowlog import Log, LogEvent, scan
+
+
+@pytest.fixture(scope="module")
+def mysql_source() -> Iterator[Server]:
+    """Servers of this module's own: it writes tagged GTIDs, after which this version reads a log no more."""
+    with start_mysql() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def mariadb_source() -> Iterator[Server]:
+    with start_mariadb() as server:
+        yield server
 
 
 @pytest.fixture
