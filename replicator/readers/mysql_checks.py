@@ -18,7 +18,7 @@ from replicator.readers.mysql_query import fetch, marks, quote_table
 from replicator.typemap.mysql import quote_name
 
 DAY: Final = 86_400
-_NO_SUCH_TABLE: Final = 1146
+_GONE: Final = (1049, 1146)  # no such database, no such table
 _IN_SNAPSHOTS: Final = ("innodb", "rocksdb")
 _OPTION_FILE: Final = "# in the server's option file, then restart it\n[mysqld]\n"
 _VARIABLES: Final = (
@@ -260,7 +260,7 @@ def _may_read(connection: Any, sql: str) -> bool:
     except (pymysql.err.ProgrammingError, pymysql.err.OperationalError, pymysql.err.InternalError) as error:
         if not connection.open:
             raise
-        return bool(error.args[0] == _NO_SUCH_TABLE)
+        return error.args[0] in _GONE
     return True
 
 
