@@ -118,6 +118,9 @@ class Server:
         self._close = weakref.finalize(self, self._supervisor.close)
         self.directory = self._supervisor.directory
         self.datadir = self.directory / "data"
+        # Of its own: a server that starts removes every server's temporary tables from a shared one.
+        self.temporary = self.directory / "tmp"
+        self.temporary.mkdir()
         self.socket = self.directory / "sock"
         self.log = self.directory / "log"
         self.pid = 0
@@ -257,6 +260,7 @@ class Server:
     def _command(self) -> list[str]:
         places = {
             "datadir": self.datadir,
+            "tmpdir": self.temporary,
             "port": self.port,
             "socket": self.socket,
             "pid_file": self.directory / "pid",

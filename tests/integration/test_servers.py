@@ -33,6 +33,8 @@ def test_a_source_is_ready_for_capture(source_server: Server) -> None:
 def test_servers_have_identities_of_their_own(mysql_source: Server, mysql_target: Server) -> None:
     assert mysql_source.uuid != mysql_target.uuid
     assert mysql_source.port != mysql_target.port
+    places = {server.execute("SELECT @@tmpdir")[0][0] for server in (mysql_source, mysql_target)}
+    assert places == {str(server.temporary) for server in (mysql_source, mysql_target)}
 
 
 def test_statements_run_in_order_and_the_last_rows_come_back(
