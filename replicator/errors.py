@@ -102,6 +102,12 @@ class SnapshotLost(SourceError):
     retryable = True
 
 
+class SnapshotBlocked(SnapshotLost):
+    """A statement of the source's own waits for a table that this snapshot has read, and we for it: give the snapshot up."""
+
+    code = "snapshot_blocked"
+
+
 class TargetError(ReplicatorError):
     """The target refused something, and waiting will not help.
 

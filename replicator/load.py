@@ -12,8 +12,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -25,6 +25,7 @@ from replicator.errors import (
     DataError,
     ReplicatorError,
     SchemaMismatch,
+    SnapshotBlocked,
     SnapshotLost,
     SourceUnavailable,
     TargetUnavailable,
@@ -45,6 +46,7 @@ log = logging.getLogger("replicator")
 CHUNK_ROWS: Final = 50_000
 CHUNK_BYTES: Final = 16 << 20
 FEWEST_ROWS: Final = 100
+FRUITLESS_SECONDS: Final = 1.0
 FRUITLESS_ROUNDS: Final = 5  # snapshots in a row that were lost before one table was done
 
 
@@ -125,6 +127,14 @@ class _Jobs:
             copy.spans.extend(enumerate(spans, 1))
             self._changed.notify_all()
 
+    def give_up(self) -> list[TableSchema]:
+        """The snapshot is to be closed as soon as may be: what is not nearly done is lost; returns those tables."""
+        with self._changed:
+            lost = [copy for copy in self._copies if not copy.completing]
+            for copy in lost:
+                copy.lost = True
+            return [copy.table for copy in lost]
+
     def finish(self, copy: _Copy, *, lost: bool = False) -> bool:
         """A job has ended. True: it was the table's last, and the caller has one more job, which is to complete it."""
         with self._changed:
@@ -142,8 +152,9 @@ class Loader:
     """Loads ``tables``; ``run`` blocks until all are loaded or ``stop`` is set, and may run once.
 
     ``on_loaded(table, position)`` is called by a worker's thread as soon as a table stands complete at its position; of a
-    set of ``inseparable`` tables when all do, at one position: where one of them is lost, all are loaded again. ``run``
-    raises the first error of any worker, after the table's state was set to ``error``.
+    set of ``inseparable`` tables when all do, at one position: where one of them is lost, all are loaded again. No
+    snapshot older than ``not_before`` is used. ``run`` raises the first error of any worker, after the table's state was
+    set to ``error``.
     """
 
     def __init__(
@@ -153,6 +164,7 @@ class Loader:
         *,
         workers: int,
         inseparable: Sequence[frozenset[TableName]] = (),
+        not_before: Position | None = None,
         on_loaded: Callable[[TableSchema, Position], None],
         stop: threading.Event,
     ) -> None:
@@ -166,8 +178,11 @@ class Loader:
         self._errors: list[BaseException] = []
         self._unit_of = {name: names for names in inseparable for name in names}
         self._inseparable = inseparable
-        self._finished: dict[TableName, TableSchema] = {}
-        self._finishing = threading.Lock()
+        self._not_before = not_before
+        self._finished: dict[TableName, tuple[TableSchema, Position]] = {}
+        self._told: set[TableName] = set()
+        self._abandoned: set[TableName] = set()
+        self._deciding = threading.RLock()
         self._states: Mapping[TableName, TableState] = {}
         self._writers: list[ChunkWriter] = []
         self._waiting = ""
@@ -197,6 +212,9 @@ class Loader:
     def summarize(self) -> list[TableSummary]:
         """One line a table, for the end."""
         return self.progress.summarize(time.monotonic())
+
+    def is_abandoned(self, name: TableName) -> bool:
+        return name in self._abandoned
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -232,7 +250,7 @@ class Loader:
 
     def _run_rounds(self) -> None:
         fruitless = 0
-        while self._pending and not self._stop.is_set():
+        while self._find_pending() and not self._stop.is_set():
             done = len(self._finished)
             snapshot = self._open_snapshot()
             if snapshot is None:
@@ -242,18 +260,31 @@ class Loader:
             if self._errors:
                 raise self._errors[0]
             self._take_back_halves()
-            self._pending = [table for table in self._pending if table.source not in self._finished]
             fruitless = 0 if len(self._finished) > done else fruitless + 1
-            if fruitless >= FRUITLESS_ROUNDS and not self._stop.is_set():
-                raise SourceUnavailable(
-                    f"{fruitless} snapshots in a row were lost before one of {len(self._pending)} tables was loaded",
-                    hint="is somebody altering these tables, or ending our sessions, at the source?",
-                )
+            if fruitless and self._find_pending():
+                self._rest(fruitless)
+
+    def _find_pending(self) -> list[TableSchema]:
+        self._pending = [
+            table
+            for table in self._pending
+            if table.source not in self._finished and table.source not in self._abandoned
+        ]
+        return self._pending
+
+    def _rest(self, fruitless: int) -> None:
+        """The stream may be about to hear why: a table that was altered is abandoned when it does."""
+        if not self._halt.wait(FRUITLESS_SECONDS) and self._find_pending() and fruitless >= FRUITLESS_ROUNDS:
+            names = ", ".join(str(table.source) for table in self._pending)
+            raise SourceUnavailable(
+                f"{fruitless} snapshots in a row were lost before one of these tables was loaded: {names}",
+                hint="is somebody altering these tables, or ending our sessions, at the source?",
+            )
 
     def _take_back_halves(self) -> None:
         """Tables that are complete, but of whose set another was lost with the snapshot, are loaded again with it."""
         for names in self._inseparable:
-            if not names <= self._finished.keys():
+            if not names - self._abandoned <= self._finished.keys():
                 for name in names & self._finished.keys():
                     del self._finished[name]
                     self.progress.restart(name)
@@ -265,6 +296,7 @@ class Loader:
                 snapshot = self._ends.reader.open_snapshot(
                     self._pending, self._workers, self._stop, self._inseparable
                 )
+                self._refuse_early(snapshot)
             except (SourceUnavailable, SnapshotLost) as error:
                 self._report(f"source: {error.message}")
                 log.warning("load: %s", error.message)
@@ -274,6 +306,12 @@ class Loader:
                 self._report("")
                 return snapshot
         raise AssertionError("delays have no end")
+
+    def _refuse_early(self, snapshot: Snapshot) -> None:
+        """A server may show a transaction's position a moment before its rows."""
+        if self._not_before is not None and not snapshot.position.covers(self._not_before):
+            snapshot.close()
+            raise SnapshotLost(f"the snapshot stands at {snapshot.position}, before {self._not_before}")
 
     def _report(self, text: str) -> None:
         self._waiting = text
@@ -311,12 +349,35 @@ class Loader:
     def finish(self, table: TableSchema, position: Position) -> None:
         """A worker has completed a table."""
         self.progress.finish(table.source, State.CATCHING_UP, time.monotonic())
-        unit = self._unit_of.get(table.source, frozenset([table.source]))
-        with self._finishing:
-            self._finished[table.source] = table
-            if unit <= self._finished.keys():
-                for name in sorted(unit):
-                    self._on_loaded(self._finished[name], position)
+        with self._deciding:
+            self._finished[table.source] = table, position
+            self._tell(self._unit_of.get(table.source, frozenset([table.source])))
+
+    def abandon(self, names: Collection[TableName]) -> None:
+        """The stream has paused these tables: they are loaded no further, and none of their states is written again."""
+        with self._deciding:
+            self._abandoned.update(names)
+            for unit in self._inseparable:
+                if not unit.isdisjoint(names):
+                    self._tell(unit)
+
+    def _tell(self, unit: frozenset[TableName]) -> None:
+        wanted = unit - self._abandoned
+        if wanted <= self._finished.keys():
+            for name in sorted(wanted - self._told):
+                self._told.add(name)
+                self._on_loaded(*self._finished[name])
+
+    def set_state(self, writer: ChunkWriter, name: TableName, **values: object) -> None:
+        """Write what stands of a table, unless it was paused. Raises _Abandoned then."""
+        with self._deciding:
+            if name in self._abandoned:
+                raise _Abandoned
+            writer.call(lambda session, lease: set_table(session, lease, name, **values))
+
+
+class _Abandoned(Exception):
+    """The stream has paused the table meanwhile."""
 
 
 class _Worker:
@@ -340,14 +401,21 @@ class _Worker:
                 if self._jobs.finish(job.copy):
                     self._complete(job.copy)
                     self._jobs.finish(job.copy)
-            except SnapshotLost as error:
-                log.warning("%s: the load starts again: %s", job.copy.table.source, error.message)
+            except _Abandoned:
                 self._jobs.finish(job.copy, lost=True)
-                self._progress.restart(job.copy.table.source)
+                self._progress.fail(job.copy.table.source)
+            except SnapshotLost as error:
+                is_blocked = isinstance(error, SnapshotBlocked)
+                for table in self._jobs.give_up() if is_blocked else [job.copy.table]:
+                    log.warning("%s: the load starts again: %s", table.source, error.message)
+                    self._progress.restart(table.source)
+                self._jobs.finish(job.copy, lost=True)
                 return
             except BaseException as error:
                 self._jobs.finish(job.copy, lost=True)
                 self._progress.fail(job.copy.table.source)
+                if self._loader.is_abandoned(job.copy.table.source) and isinstance(error, ReplicatorError):
+                    return
                 self._mark(job.copy.table, error)
                 raise
 
@@ -367,11 +435,14 @@ class _Worker:
     def _begin(self, copy: _Copy) -> None:
         """Empty what an earlier load left behind, then cut the table into ranges."""
         table, barrier = copy.table, self._loader.barrier
+        self._set(
+            table, state=State.LOADING, error=None, position=None
+        )  # before anything of it is taken away
         if copy.found.is_ours_alone:
             self._writer.call(lambda session, lease: empty_table(session, lease, barrier, table, copy.found))
         else:
             copy.merge = self._writer.call(lambda session, _: self._prepare_merge(session, copy))
-        self._set(table, state=State.LOADING, reset=True, error=None, position=None, schema=table)
+        self._set(table, reset=True, schema=table)
         spans = self._source.split(table, count_chunk_rows(table))
         self._progress.begin(table.source, len(spans), time.monotonic())
         self._jobs.add(copy, spans)
@@ -405,12 +476,13 @@ class _Worker:
         log.info("%s: removed %d rows that %s lacks", table.target, removed, table.source)
 
     def _set(self, table: TableSchema, **values: object) -> None:
-        self._writer.call(lambda session, lease: set_table(session, lease, table.source, **values))
+        self._loader.set_state(self._writer, table.source, **values)
 
     def _mark(self, table: TableSchema, error: BaseException) -> None:
         """Note at the table what it failed of; an error of the program or the pipeline as a whole is not the table's."""
         if isinstance(error, DataError | SchemaMismatch):
-            self._set(table, state=State.ERROR, error=error.message)
+            with suppress(_Abandoned):
+                self._set(table, state=State.ERROR, error=error.message)
 
 
 def _read_states(session: Session, lease: Lease) -> Mapping[TableName, TableState]:

@@ -6,11 +6,12 @@ first error of any of them ends all.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from replicator.held import Held
 from replicator.line import Aborted, Line
 from replicator.load import Loader, add_foreign_keys
 from replicator.metrics import Metrics
-from replicator.model import Batch, Checkpoint, Position, TableName, TableSchema
+from replicator.model import Batch, Checkpoint, Heartbeat, Position, StreamItem, TableName, TableSchema
 from replicator.plan import build_edges
 from replicator.prepare import Preparer
 from replicator.progress import TableSummary
@@ -101,6 +102,7 @@ class Pipeline:
             pending,
             workers=options.workers,
             inseparable=opened.inseparable,
+            not_before=opened.current,
             on_loaded=self._take_loaded,
             stop=stop,
         )
@@ -218,17 +220,32 @@ class Pipeline:
     # -- stages -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        opened = self._opened
         try:
-            self._stream.run(opened.reader.read(opened.read_from, opened.tables, self._stop))
+            self._stream.run(self._read_items())
         except SourceError as error:  # what was read before it is whole, and is applied before the run ends
             self._errors.append(error)
             self._stop.set()
         self._to_prepare.put(_END)
 
+    def _read_items(self) -> Iterator[StreamItem]:
+        """The stream. Tables that are to be loaded join where the run began, which no snapshot is older than: what the
+        log says of them before, in rows of whatever shape and in statements, is none of their business."""
+        opened = self._opened
+        position = opened.read_from
+        loaded = [table for table in opened.tables if not self._is_pending(table.source)]
+        if len(loaded) < len(opened.tables) and not position.covers(opened.current):
+            with contextlib.closing(opened.reader.read(position, loaded, self._stop)) as items:
+                for item in items:
+                    yield item
+                    if not isinstance(item, Heartbeat) and (position := item.position).covers(opened.current):
+                        break
+        yield from opened.reader.read(position, opened.tables, self._stop)
+
     def _emit(self, item: Emitted) -> None:
         if isinstance(item, Batch):
             self._emitted += 1
+        elif isinstance(item, Pause):
+            self._loader.abandon(item.tables)
         self._to_prepare.put(item)
 
     def _prepare(self) -> None:

@@ -298,12 +298,15 @@ class Stream:
         while self._loaded:
             name, position = self._loaded.popleft()
             route = self._routes[name]
-            if route.paused:
-                self._emit(Pause((name,), position, route.paused))
-            else:
+            if not route.paused:
                 route.own = position
-            group = next(group for group in self._groups if name in group)
-            if not any(self._routes[member].is_loading for member in group):
+        self._join_ready()
+
+    def _join_ready(self) -> None:
+        """Let the sets in that wait for none of their tables any more."""
+        for group in list(self._groups):
+            routes = [self._routes[name] for name in group]
+            if any(route.held for route in routes) and not any(route.is_loading for route in routes):
                 self._join(group)
         self._flush()
 
@@ -363,6 +366,7 @@ class Stream:
             reason = f"{name} is paused, and the source does not log what its foreign keys do to this table"
             self._pause(self._dependants.get(name, ()), change.before, reason)
         self._refilter()
+        self._join_ready()
 
     def _pause(self, names: Iterable[TableName], before: Position, reason: str) -> None:
         """Tables that are paused already stay at the position and with the reason they have."""

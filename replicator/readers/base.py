@@ -6,7 +6,7 @@ One contract suite runs over every implementation (tests/contract).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.model import Column, Position, Row, StreamItem, TableName, TableSchema, Value
@@ -98,7 +98,7 @@ class Reader(Protocol):
 
     def read(
         self, start: Position, tables: Sequence[TableSchema], stop: threading.Event
-    ) -> Iterator[StreamItem]:
+    ) -> Generator[StreamItem, None, None]:
         """The change stream after ``start`` until ``stop`` is set. Reconnects by itself; raises what waiting cannot heal.
 
         While nothing arrives it yields ``Idle`` at least every 5 ms after the last transaction once, then every

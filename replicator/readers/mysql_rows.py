@@ -20,13 +20,15 @@ from typing import Any, Final
 import pymysql
 from pymysql.constants import COMMAND
 
-from replicator.errors import SnapshotLost, SourceError
+from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError
 from replicator.model import Column, Kind, Row, Value
 from replicator.typemap.mysql import text_converter
 
 RECEIVE: Final = 1 << 18
 _FULL: Final = 0xFFFFFF
 _LOST: Final = {1053, 1317, 1412, 1927, 2006, 2013, 3024, 3169, 4031}  # the snapshot or its session is gone
+_ALTERED: Final = {1054, 1146}  # a column or the table went behind the snapshot
+_BLOCKED: Final = 1205
 
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
 
@@ -157,7 +159,9 @@ def build_error(error: pymysql.MySQLError) -> SourceError:
     """The error of our tree for one that a snapshot's session met."""
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 2006
     text = f"{error.args[-1] if error.args else error} (error {code})"
-    if code in _LOST or isinstance(error, pymysql.err.InterfaceError):
+    if code == _BLOCKED:
+        return SnapshotBlocked(f"a statement at the source waits for the snapshot: {text}")
+    if code in _LOST | _ALTERED or isinstance(error, pymysql.err.InterfaceError):
         return SnapshotLost(f"the snapshot is gone: {text}")
     return SourceError(f"the source refused to be read: {text}")
 

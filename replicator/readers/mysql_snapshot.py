@@ -408,7 +408,8 @@ def _apply_settings(connection: Any, kind: str) -> None:
         connection,
         "SET SESSION time_zone = '+00:00', sql_mode = 'ALLOW_INVALID_DATES', character_set_results = NULL,"
         f" net_write_timeout = 3600, net_read_timeout = 3600, wait_timeout = 86400, {longest} = 0,"
-        f" {isolation} = 'REPEATABLE-READ', sql_select_limit = 18446744073709551615, sql_big_selects = 1",
+        f" {isolation} = 'REPEATABLE-READ', lock_wait_timeout = {LOCK_WAIT_SECONDS},"
+        " sql_select_limit = 18446744073709551615, sql_big_selects = 1",
     )
 
 
