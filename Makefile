@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo lint test test-full bench replay clean
+.PHONY: setup demo lint test test-full bench replay crash clean
 
 setup: $(STAMP)
 	@$(VENV)/bin/python -m replicator.binaries
@@ -34,6 +34,10 @@ bench: setup
 
 replay: setup
 	@$(VENV)/bin/python -m tests.replay $(WORDS)
+
+# Kills at every edge between stages, repeated; cut links; processes that fight for one pipeline. About half an hour.
+crash: setup
+	$(VENV)/bin/python -m pytest tests/faults tests/property/test_pipeline.py tests/integration/test_fencing.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
