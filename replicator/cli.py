@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def check(files: Files, as_json: Json = False) -> None:
     """Try everything a run needs: file, network, TLS, accounts, server settings. Each check says how to mend it."""
-    from replicator.check import check_files, print_report  # noqa: PLC0415 (each command imports what it needs)
+    from replicator.check.report import check_files, print_report  # noqa: PLC0415 (each command imports what it needs)
 
     report = check_files(files)
     print_report(report, as_json=as_json)
@@ -101,7 +101,7 @@ def demo() -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the pipeline file."""
-    from replicator.configdoc import json_schema  # noqa: PLC0415
+    from replicator.config.doc import json_schema  # noqa: PLC0415
 
     typer.echo(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode())
 

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from replicator.progress import TableSummary
+from replicator.load.progress import TableSummary
 
 LINE_SECONDS = 10.0
 WIDE = 240

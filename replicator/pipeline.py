@@ -23,11 +23,11 @@ from replicator.foreignkeys import build_dependants, build_groups, find_check_re
 from replicator.held import Held
 from replicator.line import Aborted, Line
 from replicator.load import Loader, add_foreign_keys
+from replicator.load.progress import TableSummary
 from replicator.metrics import Metrics
 from replicator.model import Batch, Checkpoint, Heartbeat, Position, StreamItem, TableName, TableSchema
 from replicator.plan import build_edges
 from replicator.prepare import Preparer
-from replicator.progress import TableSummary
 from replicator.sql import Limits
 from replicator.startup import Opened
 from replicator.stream import BatchLimits, Constrain, Emitted, Pause, Route, Settle, Stream

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from replicator import ddl, target
+from replicator.check.verdict import Verdict, judge
 from replicator.config import PipelineConfig
+from replicator.config.selection import SelectedTable, select
 from replicator.console import format_count, open_console
 from replicator.errors import SchemaMismatch
 from replicator.foreignkeys import build_groups, find_check_reasons
@@ -20,10 +22,8 @@ from replicator.load import count_chunk_rows
 from replicator.model import TableName, TableSchema
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
-from replicator.selection import SelectedTable, select
 from replicator.session import SQL_MODE, Session
 from replicator.tablestate import TableState, read_known_tables
-from replicator.verdict import Verdict, judge
 
 
 @dataclass(frozen=True, slots=True)

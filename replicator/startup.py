@@ -17,6 +17,7 @@ import tenacity
 
 from replicator.checkpoint import Lease, acquire, settle
 from replicator.config import PipelineConfig
+from replicator.config.selection import SelectedTable, Selection, select
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
 from replicator.foreignkeys import (
     ExternalChild,
@@ -29,7 +30,6 @@ from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
-from replicator.selection import SelectedTable, Selection, select
 from replicator.session import Session
 from replicator.tablestate import (
     State,

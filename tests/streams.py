@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from replicator.config import Source
-from replicator.configkeys import SourceType
-from replicator.configkinds import Secret
+from replicator.config.keys import SourceType
+from replicator.config.kinds import Secret
 from replicator.model import (
     Op,
     Position,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from replicator.config import Target
-from replicator.configkinds import Secret
+from replicator.config.kinds import Secret
 from replicator.tls import Tls, TlsMode
 from tests.accounts import Account
 

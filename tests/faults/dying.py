@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import pymysql.connections
 
-from replicator import apply, chunk, cli, held, load, pipeline, prepare, session, spill
+from replicator import apply, cli, held, load, pipeline, prepare, session, spill
+from replicator.load import chunk
 from replicator.readers import mysql, mysql_snapshot, transactions
 
 CHUNK_ROWS = 10

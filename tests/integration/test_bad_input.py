@@ -214,7 +214,9 @@ def test_a_purged_log_names_what_is_missing_and_the_choices(
     server.execute("FLUSH BINARY LOGS")
     write(source_account, "INSERT INTO a VALUES (5, 'kept')")
     server.execute("FLUSH BINARY LOGS")
-    while len(logs := server.execute("SHOW BINARY LOGS")) > 1:  # a log that a checkpoint may need is kept in silence
+    while (
+        len(logs := server.execute("SHOW BINARY LOGS")) > 1
+    ):  # a log that a checkpoint may need is kept in silence
         server.execute(f"PURGE BINARY LOGS TO '{logs[-1][0]}'")
     said = fail(pipeline, "run", "FILE", exit_code=4)
     stored = target_account.query("SELECT position FROM _replicator_checkpoint WHERE worker = 0")[0][0]
@@ -443,7 +445,10 @@ def test_a_table_made_or_changed_after_the_stored_position_is_loaded_as_it_is(
     write(source_account, "INSERT INTO b VALUES (2, 2, 'new')")
     process = pipeline.start("run", "FILE")
     follow(process, "state=streaming")
-    write(source_account, "UPDATE b SET w = 3 WHERE id = 1; INSERT INTO c VALUES (2); DELETE FROM a WHERE id = 1")
+    write(
+        source_account,
+        "UPDATE b SET w = 3 WHERE id = 1; INSERT INTO c VALUES (2); DELETE FROM a WHERE id = 1",
+    )
     code, output = end(process)
     assert code == 0, output
     pipeline.must("run", "FILE", "--until-current")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from replicator.check import Report, check_files
-from replicator.checklist import Outcome
+from replicator.check.checklist import Outcome
+from replicator.check.report import Report, check_files
 from replicator.checkpoint import acquire, forget
 from replicator.config import load
 from replicator.model import TableName

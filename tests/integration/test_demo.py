@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from replicator.democompare import Side, compare
+from replicator.demo.compare import Side, compare
 from replicator.servers import Server
 from tests.targets import wait_until
 

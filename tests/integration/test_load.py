@@ -14,13 +14,13 @@ import pytest
 
 from replicator.checkpoint import acquire
 from replicator.config import Endpoint, ExistingRows, Secret, Source, SourceType, TableRule, Tls, TlsMode
+from replicator.config.selection import SelectedTable, Selection
 from replicator.errors import DataError, SchemaMismatch, TargetUnavailable
 from replicator.load import Loader, add_foreign_keys, prepare_tables
 from replicator.model import Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, Snapshot
 from replicator.readers.mysql import MysqlReader
 from replicator.readers.mysql_catalog import describe
-from replicator.selection import SelectedTable, Selection
 from replicator.session import Session
 from replicator.tablestate import State, TableState, insert_pending, read_tables
 from tests.accounts import Account
@@ -261,7 +261,7 @@ def test_decimals_in_documents_arrive_beside_the_files(
     every: int,
 ) -> None:
     """No file keeps them: such rows follow by INSERT, in bounded numbers, in their chunk's transaction (I9, I10)."""
-    monkeypatch.setattr("replicator.chunk.GROUP_BYTES", room)
+    monkeypatch.setattr("replicator.load.chunk.GROUP_BYTES", room)
     monkeypatch.setattr("replicator.readers.mysql_rows.RECEIVE", 1 << 12)  # many small blocks
     source, target = mysql_source_account, target_account
     run_at(source, DOCS, insert_docs(1, 1000, every=every))
@@ -291,7 +291,7 @@ def test_rows_with_and_without_decimals_are_refused_alike(
     mysql_source_account: Account, target_account: Account, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """A warning of any of a chunk's files and INSERTs rolls all of it back and is told (SEMANTICS §6)."""
-    monkeypatch.setattr("replicator.chunk.GROUP_BYTES", 2_000)
+    monkeypatch.setattr("replicator.load.chunk.GROUP_BYTES", 2_000)
     monkeypatch.setattr("replicator.readers.mysql_rows.RECEIVE", 1 << 12)
     run_at(mysql_source_account, DOCS, insert_docs(1, 1000))
     run_at(target_account, DOCS, f"ALTER TABLE docs ADD CONSTRAINT others CHECK (NOT {fault})")

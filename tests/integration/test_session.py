@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from replicator.config import Target
-from replicator.configkinds import Secret
+from replicator.config.kinds import Secret
 from replicator.errors import (
     CheckRefused,
     DataError,

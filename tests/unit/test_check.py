@@ -11,13 +11,13 @@ from pathlib import Path
 import orjson
 import pytest
 
-from replicator.check import Report, check_files, print_report
-from replicator.checklist import CHECKS, REFERENCE, Findings, Outcome, render_reference
+from replicator.check.checklist import CHECKS, REFERENCE, Findings, Outcome, render_reference
+from replicator.check.grants import missing, privileges_on
+from replicator.check.probe import TARGET_GRANT, explain_unreachable, probe
+from replicator.check.report import Report, check_files, print_report
+from replicator.check.source import parse_version
 from replicator.config import Endpoint, Secret
-from replicator.grants import missing, privileges_on
-from replicator.probe import TARGET_GRANT, explain_unreachable, probe
 from replicator.readers import mysql_checks
-from replicator.sourcecheck import parse_version
 from replicator.tls import Tls, TlsMode
 
 WANTED = TARGET_GRANT.split(", ")
@@ -29,7 +29,7 @@ def endpoint(host: str, port: int = 3306) -> Endpoint:
 
 def test_the_reference_page_is_current() -> None:
     page = Path(__file__).parents[2] / REFERENCE
-    assert page.read_text(encoding="utf-8") == render_reference(), "run python -m replicator.checklist"
+    assert page.read_text(encoding="utf-8") == render_reference(), "run python -m replicator.check.checklist"
 
 
 def test_only_registered_checks_can_be_reported() -> None:

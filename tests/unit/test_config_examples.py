@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from replicator import configdoc
 from replicator.certificates import make_certificates
 from replicator.config import Defaults, Source, TableRule, Target, Tls, TlsMode, load
-from replicator.configkeys import DEFAULTS_KEYS, SOURCE_KEYS, TABLE_KEYS, TARGET_KEYS, TLS_KEYS
-from replicator.selection import select
+from replicator.config import doc as configdoc
+from replicator.config.keys import DEFAULTS_KEYS, SOURCE_KEYS, TABLE_KEYS, TARGET_KEYS, TLS_KEYS
+from replicator.config.selection import select
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "schemas"
@@ -74,7 +74,7 @@ def test_the_tls_example_reads_the_files_beside_it(tmp_path: Path) -> None:
 
 
 def test_reference_and_schema_are_current() -> None:
-    message = "run: python -m replicator.configdoc"
+    message = "run: python -m replicator.config.doc"
     assert (ROOT / configdoc.REFERENCE).read_text() == configdoc.render_reference(), message
     assert (ROOT / configdoc.SCHEMA).read_text() == configdoc.render_schema(), message
 

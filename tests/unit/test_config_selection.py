@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from replicator.config import ExistingRows, load
+from replicator.config.selection import Selection, select
 from replicator.errors import ConfigError
-from replicator.selection import Selection, select
 
 HEAD = """\
 pipeline: shop

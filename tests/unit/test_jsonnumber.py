@@ -6,10 +6,10 @@ import pytest
 
 from replicator.errors import DataError
 from replicator.jsonnumber import Digits, Place, find_fragile, is_fragile, measure_decimal
-from replicator.literal import build_literals, build_rows
 from replicator.model import Column, Kind, Op, Row, TableName, TableSchema, UniqueKey
+from replicator.plan.step import Action, Step
 from replicator.sql import Limits, build_packets
-from replicator.step import Action, Step
+from replicator.sql.literal import build_literals, build_rows
 
 ID = Column("id", Kind.INTEGER, "int", nullable=False)
 DOC = Column("doc", Kind.JSON, "json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from replicator.fold import DOUBT, build_fold, is_exact
 from replicator.model import (
     Changes,
     Column,
@@ -19,7 +18,8 @@ from replicator.model import (
     UniqueKey,
 )
 from replicator.plan import Action, Edge, PlanSettings, Step, build_edges, build_plan
-from replicator.touch import find_watched
+from replicator.plan.fold import DOUBT, build_fold, is_exact
+from replicator.plan.touch import find_watched
 from tests.reference import build_table, integer, text
 
 PLAIN = build_table("plain", (integer("id"), integer("v")), (0,))

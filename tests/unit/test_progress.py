@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from replicator.load.progress import Progress
 from replicator.model import Column, Kind, TableName, TableSchema
-from replicator.progress import Progress
 
 
 def table(name: str, rows: int, size: int = 0) -> TableSchema:

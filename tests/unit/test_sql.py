@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from replicator.errors import DataError, SchemaMismatch
-from replicator.literal import build_lines, build_literals
 from replicator.model import UNCHANGED, Column, Kind, Op, Row, TableName, TableSchema, UniqueKey
 from replicator.plan import Action, Step
 from replicator.sql import (
@@ -20,6 +19,7 @@ from replicator.sql import (
     quote_name,
     quote_text,
 )
+from replicator.sql.literal import build_lines, build_literals
 
 ID = Column("id", Kind.INTEGER, "int", nullable=False)
 DATA = Column("v", Kind.BINARY, "longblob")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from replicator.yamlfile import (
+from replicator.config.yamlfile import (
     BrokenNode,
     Document,
     Invalid,

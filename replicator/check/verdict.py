@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from replicator import target
 from replicator.config import ExistingRows
+from replicator.config.selection import SelectedTable
 from replicator.errors import SchemaMismatch
 from replicator.model import TableSchema
-from replicator.selection import SelectedTable
 from replicator.session import Session
 from replicator.tablestate import TableState
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import replace
 
-from replicator.configkinds import (
+from replicator.config.kinds import (
     Boolean,
     Choice,
     FilePath,

@@ -7,16 +7,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from replicator.checklist import Findings
+from replicator.check.checklist import Findings
+from replicator.check.probe import Probe
+from replicator.check.verdict import build_keyless
 from replicator.config import PipelineConfig, SourceType
+from replicator.config.selection import Selection, select
 from replicator.errors import ConfigError, ReplicatorError, SourceError
 from replicator.foreignkeys import find_unseen_cascades
 from replicator.model import TableName, TableSchema
-from replicator.probe import Probe
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
-from replicator.selection import Selection, select
-from replicator.verdict import build_keyless
 
 OLDEST = {SourceType.MYSQL: (8, 0), SourceType.MARIADB: (10, 5)}
 

@@ -18,7 +18,6 @@ from replicator.apply import Committer
 from replicator.checkpoint import CHECK_ONE, Lease, acquire_worker, build_chunk_head
 from replicator.config import Endpoint
 from replicator.errors import CheckRefused, DataError, DuplicateKey
-from replicator.literal import build_rows
 from replicator.model import Changes, Op, Row, TableSchema
 from replicator.plan import PlanSettings, build_plan
 from replicator.session import Session, connect_patiently
@@ -31,6 +30,7 @@ from replicator.sql import (
     build_load,
     build_packets,
 )
+from replicator.sql.literal import build_rows
 from replicator.tablestate import build_table_update
 
 T = TypeVar("T")

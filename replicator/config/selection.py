@@ -22,10 +22,10 @@ from replicator.config import (
     TableRule,
     target_name,
 )
-from replicator.configkeys import MAX_NAME
+from replicator.config.keys import MAX_NAME
+from replicator.config.yamlfile import Mark
 from replicator.errors import ConfigError, Problem
 from replicator.model import TableName
-from replicator.yamlfile import Mark
 
 
 @dataclass(frozen=True, slots=True)

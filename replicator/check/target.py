@@ -6,17 +6,17 @@ Everything is asked on a session as a run would open it; nothing is written, not
 from __future__ import annotations
 
 from replicator import tablestate, target
-from replicator.checklist import Findings
+from replicator.check.checklist import Findings
+from replicator.check.grants import missing, privileges_on
+from replicator.check.probe import TARGET_GRANT, Probe
+from replicator.check.source import Source, Tables, parse_version
+from replicator.check.verdict import Verdict, judge
 from replicator.config import ExistingRows, PipelineConfig
+from replicator.config.selection import SelectedTable
 from replicator.errors import ReplicatorError, TargetError
-from replicator.grants import missing, privileges_on
-from replicator.probe import TARGET_GRANT, Probe
 from replicator.readers.base import Reader
-from replicator.selection import SelectedTable
 from replicator.session import Session
-from replicator.sourcecheck import Source, Tables, parse_version
 from replicator.tablestate import Status, read_known_tables
-from replicator.verdict import Verdict, judge
 
 OLDEST = (8, 0, 20)
 SMALL_PACKET = 16 << 20

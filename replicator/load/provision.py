@@ -17,9 +17,9 @@ from replicator import ddl, target
 from replicator.barrier import Barrier
 from replicator.checkpoint import Lease, run_fenced
 from replicator.config import Endpoint, ExistingRows
+from replicator.config.selection import Selection
 from replicator.errors import SchemaMismatch
 from replicator.model import ForeignKey, TableName, TableSchema
-from replicator.selection import Selection
 from replicator.session import Session
 from replicator.tablestate import Found, State, TableState, read_tables, set_table
 

@@ -1,6 +1,6 @@
 """The pipeline file described for editors and people, from the same key tables that load it.
 
-``replicator schema`` prints ``json_schema()``; ``python -m replicator.configdoc FILE`` writes the reference
+``replicator schema`` prints ``json_schema()``; ``python -m replicator.config.doc FILE`` writes the reference
 page and, beside the example pipelines, the schema; a test fails when either is out of date.
 """
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from replicator.configkeys import (
+from replicator.config.keys import (
     DEFAULTS_KEYS,
     SOURCE_KEYS,
     TABLE_KEYS,
@@ -20,7 +20,7 @@ from replicator.configkeys import (
     TOP,
     TOP_KEYS,
 )
-from replicator.configkinds import Key
+from replicator.config.kinds import Key
 
 REFERENCE = "docs/reference/configuration.md"
 SCHEMA = "schemas/replicator.schema.json"
@@ -37,7 +37,7 @@ _SECTIONS = (
 _INTRODUCTION = """\
 # The pipeline file
 
-<!-- Made by `python -m replicator.configdoc`; edit the key tables in replicator/configkeys.py instead. -->
+<!-- Made by `python -m replicator.config.doc`; edit the key tables in replicator/config/keys.py instead. -->
 
 One YAML file describes one pipeline. Whatever is wrong with it is reported at once, each fault as
 `file:line:column: key: what is wrong; what was probably meant`, and the command ends with exit code 2.

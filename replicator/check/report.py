@@ -16,12 +16,12 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from replicator.checklist import Findings, Outcome
+from replicator.check.checklist import Findings, Outcome
+from replicator.check.probe import Probe, probe
+from replicator.check.source import Source, check_source, describe_selected
+from replicator.check.target import check_target
 from replicator.config import PipelineConfig, load
 from replicator.errors import ConfigError
-from replicator.probe import Probe, probe
-from replicator.sourcecheck import Source, check_source, describe_selected
-from replicator.targetcheck import check_target
 
 FAR_SECONDS = 0.1
 SKEW_SECONDS = 5.0

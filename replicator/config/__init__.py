@@ -18,11 +18,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from replicator.configkeys import DEFAULT_PORT, TOP, ExistingRows, SourceType
-from replicator.configkinds import Secret, Values, read_section
+from replicator.config.keys import DEFAULT_PORT, TOP, ExistingRows, SourceType
+from replicator.config.kinds import Secret, Values, read_section
+from replicator.config.yamlfile import Document, Invalid, Mark
 from replicator.errors import ConfigError, Problem
 from replicator.tls import Tls, TlsMode, build_context, load_authorities, load_client_certificate
-from replicator.yamlfile import Document, Invalid, Mark
 
 __all__ = [
     "OWN_PREFIX",

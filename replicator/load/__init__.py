@@ -17,10 +17,9 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from replicator import existing
 from replicator.checkpoint import Lease
-from replicator.chunk import ChunkWriter, Merge, Stopped
 from replicator.config import ExistingRows
+from replicator.config.selection import Selection
 from replicator.errors import (
     DataError,
     ReplicatorError,
@@ -30,12 +29,13 @@ from replicator.errors import (
     SourceUnavailable,
     TargetUnavailable,
 )
+from replicator.load import existing
+from replicator.load.chunk import ChunkWriter, Merge, Stopped
+from replicator.load.progress import Progress, TableSummary
+from replicator.load.provision import Orphans, add_indexes, empty_table, open_barrier, prepare_tables
+from replicator.load.provision import add_foreign_keys as _add_foreign_keys
 from replicator.model import Position, TableName, TableSchema
-from replicator.progress import Progress, TableSummary
-from replicator.provision import Orphans, add_indexes, empty_table, open_barrier, prepare_tables
-from replicator.provision import add_foreign_keys as _add_foreign_keys
 from replicator.readers.base import KeyRange, Reader, Snapshot, SnapshotSession
-from replicator.selection import Selection
 from replicator.session import Session, build_delays, connect_patiently
 from replicator.tablestate import Found, State, TableState, read_tables, set_table
 

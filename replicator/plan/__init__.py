@@ -14,11 +14,11 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
-from replicator.fold import is_exact
 from replicator.model import Changes, Key, Op, Row, TableSchema
-from replicator.order import Relations, order_changes
-from replicator.step import Action, Edge, PlanSettings, Step, build_edges
-from replicator.touch import find_present, find_watched, merge_unchanged
+from replicator.plan.fold import is_exact
+from replicator.plan.order import Relations, order_changes
+from replicator.plan.step import Action, Edge, PlanSettings, Step, build_edges
+from replicator.plan.touch import find_present, find_watched, merge_unchanged
 
 __all__ = ["Action", "Edge", "PlanSettings", "Step", "build_edges", "build_plan"]
 

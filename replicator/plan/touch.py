@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from replicator.fold import DOUBT, Fold, build_fold
 from replicator.model import UNCHANGED, Row, TableSchema, UniqueKey
-from replicator.step import Edge
+from replicator.plan.fold import DOUBT, Fold, build_fold
+from replicator.plan.step import Edge
 
 Getter: TypeAlias = Callable[[Row], Any]
 

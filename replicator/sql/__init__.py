@@ -16,7 +16,9 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from replicator.errors import DataError
-from replicator.literal import (
+from replicator.model import Column, Key, Kind, Op, Row, TableSchema
+from replicator.plan.step import Action, Step
+from replicator.sql.literal import (
     ESCAPE,
     FIELD_END,
     LINE_END,
@@ -31,8 +33,6 @@ from replicator.literal import (
     escape_text,
     render_zeros,
 )
-from replicator.model import Column, Key, Kind, Op, Row, TableSchema
-from replicator.step import Action, Step
 
 BODY_BLOCK: Final = 1 << 20
 STATEMENT_BYTES: Final = 1 << 20  # a longer one gains nothing and costs the server's parser memory

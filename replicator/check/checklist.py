@@ -1,7 +1,8 @@
-"""Every check that `replicator check` knows, with what it means: the registrations that check.py reports against.
+"""Every check that `replicator check` knows, with what it means: the registrations that report.py reports against.
 
-An id is stable: scripts match it. docs/reference/checks.md is made from this table (``python -m replicator.checklist``),
-and a test fails when it is out of date. What a check of one run found, and the fix that fits it, stands in the report.
+An id is stable: scripts match it. docs/reference/checks.md is made from this table
+(``python -m replicator.check.checklist``), and a test fails when it is out of date. What a check of one run found, and the
+fix that fits it, stands in the report.
 """
 
 from __future__ import annotations
@@ -311,7 +312,7 @@ class Findings:
 _INTRODUCTION: Final = """\
 # What `replicator check` checks
 
-<!-- Made by `python -m replicator.checklist`; edit the registrations in replicator/checklist.py instead. -->
+<!-- Made by `python -m replicator.check.checklist`; edit the registrations in replicator/check/checklist.py instead. -->
 
 `replicator check FILE…` tries everything that a run needs and changes nothing. It does not stop at the first failure;
 what a failure makes senseless is left out (without a login there are no grants to look at). Each outcome has a stable

@@ -19,12 +19,12 @@ from dataclasses import replace
 
 import orjson
 
+from replicator.check.probe import TARGET_GRANT
 from replicator.config import load
-from replicator.democompare import Comparison, Side, compare
-from replicator.demoshop import DATABASE, TABLES, Shopkeeper, open_shop
-from replicator.demoview import DemoView, Figures, open_view
+from replicator.demo.compare import Comparison, Side, compare
+from replicator.demo.shop import DATABASE, TABLES, Shopkeeper, open_shop
+from replicator.demo.view import DemoView, Figures, open_view
 from replicator.errors import ReplicatorError
-from replicator.probe import TARGET_GRANT
 from replicator.servers import Server, SupervisorConnection, start_mariadb, start_mysql
 from replicator.status import PipelineStatus, read_status
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from replicator.fold import DOUBT
 from replicator.model import Changes, Key, Op, Row, TableSchema
-from replicator.step import Action, Edge, PlanSettings, Step
-from replicator.touch import (
+from replicator.plan.fold import DOUBT
+from replicator.plan.step import Action, Edge, PlanSettings, Step
+from replicator.plan.touch import (
     Role,
     build_edge_roles,
     build_key,
