@@ -78,6 +78,17 @@ def end(
     return process.returncode, output
 
 
+def follow(process: subprocess.Popen[str], text: str) -> str:
+    """Read the output of a process up to a line that holds ``text``."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"ended without a word of {text!r}:\n{seen}")
+
+
 def write_pipeline(
     folder: Path,
     source: Account,

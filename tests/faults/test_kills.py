@@ -15,7 +15,7 @@ import pytest
 from tests.accounts import Account
 from tests.compare import assert_equal
 from tests.faults.dying import POINTS
-from tests.processes import PipelineFile, end, write_pipeline
+from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.workload import create_schema, writing
 
 
@@ -54,8 +54,7 @@ def die(pipeline: PipelineFile, point: str, times: int) -> None:
     """Run until the planted death, and make sure that it was the end."""
     process = pipeline.start("run", "FILE", program=(*DYING, point, str(times)))
     if point == "shutdown":
-        assert process.stdout is not None
-        assert "state=" in process.stdout.readline()
+        follow(process, "state=")
         process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, f"exit {process.returncode}\n{output}"
@@ -82,8 +81,7 @@ def survive(ends: Ends, deaths: list[tuple[str, int]], seed: int) -> None:
         for point, times in deaths:
             die(pipeline, point, times)
         process = pipeline.start("run", "FILE")
-        assert process.stdout is not None
-        assert "state=" in process.stdout.readline()
+        follow(process, "state=")
         writer.wait(20)
     code, output = end(process)
     assert code == 0, output

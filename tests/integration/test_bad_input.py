@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from replicator.servers import Server, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account
 from tests.compare import Side, assert_equal, describe_difference
-from tests.processes import PipelineFile, end, write_pipeline
+from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.tunnel import Tunnel
 
 SIDES = {"source": 4, "target": 5}
@@ -43,17 +42,6 @@ def fail(pipeline: PipelineFile, *arguments: str, exit_code: int) -> str:
 
 def write(account: Account, sql: str) -> None:
     account.server.execute(sql, database=account.database)
-
-
-def follow(process: subprocess.Popen[str], text: str) -> str:
-    """Read the output up to a line that holds ``text``."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if text in line:
-            return seen
-    raise AssertionError(f"ended without a word of {text!r}:\n{seen}")
 
 
 def assert_same(source: Account, target: Account, *tables: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from replicator.servers import Server
 from tests.accounts import Account, make_target_account
 from tests.compare import assert_equal
-from tests.processes import PipelineFile, end, write_pipeline
+from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.workload import create_schema, writing
 
 TURNS = 3
@@ -28,8 +28,7 @@ def pipeline(source_account: Account, target_account: Account, tmp_path: Path) -
 def start(pipeline: PipelineFile) -> subprocess.Popen[str]:
     """A run that has begun."""
     process = pipeline.start("run", "FILE")
-    assert process.stdout is not None
-    assert "state=" in process.stdout.readline(), process.communicate()[0]
+    follow(process, "state=")
     return process
 
 
