@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+# Tests wait more than they compute: one worker more than the two processors they are meant for.
+JOBS ?= 3
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo lint test test-full bench replay crash clean
@@ -24,10 +26,10 @@ lint: setup
 	$(VENV)/bin/mypy $(wildcard replicator tests bench)
 
 test: lint
-	$(VENV)/bin/python -m pytest -m "not full and not slow"
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m "not full and not slow"
 
 test-full: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(JOBS)
 
 bench: setup
 	@$(VENV)/bin/python -m bench

@@ -98,7 +98,7 @@ def wait_for(
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_worth_waiting),
-        wait=tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=LONGEST_WAIT),
+        wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
         stop=tenacity.stop_when_event_set(stop),
         sleep=tenacity.sleep_using_event(stop),
         before_sleep=tell,

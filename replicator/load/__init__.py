@@ -43,8 +43,8 @@ __all__ = ["Ends", "Loader", "add_foreign_keys", "prepare_tables"]
 
 log = logging.getLogger("replicator")
 
-CHUNK_ROWS: Final = 50_000
-CHUNK_BYTES: Final = 16 << 20
+CHUNK_ROWS: Final = 20_000  # small enough that one worker reads while the other waits for its commit
+CHUNK_BYTES: Final = 8 << 20
 FEWEST_ROWS: Final = 100
 FRUITLESS_SECONDS: Final = 1.0
 FRUITLESS_ROUNDS: Final = 5  # snapshots in a row that were lost before one table was done

@@ -38,6 +38,7 @@ from replicator.tls import assert_encrypted
 log = logging.getLogger("replicator")
 
 HANDSHAKE_SECONDS: Final = 30
+IDLE_SECONDS: Final = 2.0  # how long a session for questions is kept for the next one
 FIRST_DELAY: Final = 0.2  # seconds before the first reconnect; doubles up to LONGEST_DELAY
 LONGEST_DELAY: Final = 15.0
 START_AGAIN: Final = "run `replicator drop`, then load again"
@@ -71,6 +72,8 @@ class MysqlReader:
         self._waiting = ""
         self._link: Link | None = None
         self._dump_id = 0  # connection id of the last dump of this stream
+        self._idle: tuple[pymysql.Connection[Any], float] | None = None  # a session at rest, and since when
+        self._idle_lock = threading.Lock()
         with self._session() as connection:
             server = _identify(connection)
         self.identity = server.identity
@@ -142,14 +145,28 @@ class MysqlReader:
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[pymysql.Connection[Any]]:
-        connection = self._connect()
+        """A session for some questions. One that was used just before is used again: a start asks many, and each
+        connect over TLS is several round trips."""
+        connection = self._take_idle() or self._connect()
         try:
             yield connection
-        except (pymysql.MySQLError, OSError) as error:
-            raise explain(error, self._source.address) from error
-        finally:
-            with contextlib.suppress(pymysql.MySQLError):
-                connection.close()
+        except BaseException as error:
+            _close(connection)
+            if isinstance(error, pymysql.MySQLError | OSError):
+                raise explain(error, self._source.address) from error
+            raise
+        with self._idle_lock:
+            surplus, self._idle = self._idle, (connection, time.monotonic())
+        if surplus is not None:
+            _close(surplus[0])
+
+    def _take_idle(self) -> pymysql.Connection[Any] | None:
+        with self._idle_lock:
+            idle, self._idle = self._idle, None
+        if idle is None or time.monotonic() - idle[1] < IDLE_SECONDS:
+            return idle and idle[0]
+        _close(idle[0])
+        return None
 
     # --- positions ----------------------------------------------------------------------------------------------------
 
@@ -324,9 +341,16 @@ class MysqlReader:
     def close(self) -> None:
         """Ends a stream that is not iterated any more; ``stop`` ends one that is."""
         self._close_link()
+        if (connection := self._take_idle()) is not None:
+            _close(connection)
 
 
 # --- what a server says ------------------------------------------------------------------------------------------------
+
+
+def _close(connection: pymysql.Connection[Any]) -> None:
+    with contextlib.suppress(pymysql.MySQLError):
+        connection.close()
 
 
 def _identify(connection: pymysql.Connection[Any]) -> Server:

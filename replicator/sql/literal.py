@@ -351,7 +351,7 @@ def build_lines(columns: Sequence[Column]) -> LineRenderer:
         "T": FIELD_END,
         "ET": ESCAPE + FIELD_END,
     }
-    scope |= {"double": render_double, "M": LINE_END, "EM": ESCAPE + LINE_END, "join": b"".join}
+    scope |= {"digits": float.__repr__, "M": LINE_END, "EM": ESCAPE + LINE_END, "join": b"".join}
     pairs = [_field_argument(column, at, scope) for at, column in enumerate(columns)]
     names = "".join(f"c{at}," for at in range(len(columns)))
     arguments = "".join(argument + "," for _, argument in pairs)
@@ -369,7 +369,9 @@ def _field_argument(column: Column, at: int, scope: dict[str, Any]) -> tuple[str
     if kind in (Kind.INTEGER, Kind.BIT):
         return ("%b", f"N if {value} is None else b'%d' % {value}") if column.nullable else ("%d", value)
     if kind in (Kind.FLOAT, Kind.DOUBLE):
-        return "%b", f"N if {value} is None else double({value})" if column.nullable else f"double({value})"
+        # A file's text becomes a double by itself: the shortest digits that are this value, no exponent needed.
+        text = f"digits({value}).encode()"
+        return "%b", f"N if {value} is None else {text}" if column.nullable else text
     if kind is not Kind.PLAIN:
         plain, value = value, f"{value}.replace(E, EE).replace(T, ET).replace(M, EM)"
         return "%b", f"N if {plain} is None else {value}" if column.nullable else value

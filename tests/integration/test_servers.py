@@ -189,7 +189,6 @@ def start_parent(kind: str, then: str, *, threaded: bool = False) -> tuple[subpr
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
