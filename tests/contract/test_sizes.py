@@ -9,7 +9,7 @@ import pytest
 from tests.accounts import Account
 from tests.compare import assert_equal
 from tests.contract.paths import run_all
-from tests.processes import PipelineFile, end, write_pipeline
+from tests.processes import PipelineFile, end, follow, write_pipeline
 
 MEGABYTE = 1 << 20
 
@@ -110,8 +110,7 @@ def test_a_thousand_tables_start_in_time(
     pipeline.must("load", "FILE", seconds=180)
     run_all(source_account, [f"UPDATE t{n} SET v = 'b'" for n in range(0, 1000, 7)])
     process = pipeline.start("run", "FILE")
-    assert process.stdout is not None
-    assert "state=" in process.stdout.readline()
+    follow(process, "state=")
     assert peak_bytes(process.pid) < 300 * MEGABYTE
     code, output = end(process)
     assert code == 0, output

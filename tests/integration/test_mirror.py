@@ -9,7 +9,7 @@ from pathlib import Path
 from replicator.servers import Server
 from tests.accounts import Account, make_source_account, make_target_account
 from tests.compare import assert_equal
-from tests.processes import end, write_pipeline
+from tests.processes import end, follow, write_pipeline
 from tests.targets import wait_until
 from tests.workload import create_schema, writing
 
@@ -25,8 +25,7 @@ def test_tables_are_loaded_then_mirrored(
     assert_equal(source.server, source.database, target.server, target.database)
     with writing(source.server, source.database, seed=1) as writer:
         process = pipeline.start("run", "FILE")
-        assert process.stdout is not None
-        assert "state=" in process.stdout.readline()  # it runs: from here on SIGTERM ends it in order
+        follow(process, "state=")  # it runs: from here on SIGTERM ends it in order
         seen = writer.commits
         while writer.commits < seen + 300:
             assert process.poll() is None, process.communicate()[0]

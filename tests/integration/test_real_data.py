@@ -18,7 +18,7 @@ import pytest
 from replicator.servers import Server
 from tests.accounts import Account
 from tests.compare import assert_equal
-from tests.processes import PipelineFile, end, write_pipeline
+from tests.processes import PipelineFile, end, follow, write_pipeline
 
 SESSION = "SET SESSION time_zone = '+00:00', NAMES utf8mb4"
 
@@ -49,8 +49,7 @@ def write(account: Account, *statements: str) -> None:
 def mirroring(pipeline: PipelineFile) -> Iterator[None]:
     """`run` at work in the background; at the end it is stopped and what is left is applied."""
     process = pipeline.start("run", "FILE")
-    assert process.stdout is not None
-    assert "state=" in process.stdout.readline()
+    follow(process, "state=")
     try:
         yield
     finally:
