@@ -163,9 +163,14 @@ class MysqlReader:
     def _take_idle(self) -> pymysql.Connection[Any] | None:
         with self._idle_lock:
             idle, self._idle = self._idle, None
-        if idle is None or time.monotonic() - idle[1] < IDLE_SECONDS:
-            return idle and idle[0]
-        _close(idle[0])
+        if idle is None:
+            return None
+        connection, since = idle
+        if time.monotonic() - since < IDLE_SECONDS:
+            with contextlib.suppress(pymysql.MySQLError, OSError):
+                connection.ping(reconnect=False)  # the server may have gone, and come back, meanwhile
+                return connection
+        _close(connection)
         return None
 
     # --- positions ----------------------------------------------------------------------------------------------------
