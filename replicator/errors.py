@@ -56,13 +56,6 @@ class ConfigError(ReplicatorError):
         return cls("\n".join(str(p) for p in problems), problems=tuple(problems))
 
 
-class CheckFailed(ReplicatorError):
-    """A check of `replicator check` failed."""
-
-    code = "check"
-    exit_code = 3
-
-
 class SourceError(ReplicatorError):
     """The source cannot be read, and waiting will not help."""
 
