@@ -229,6 +229,7 @@ def test_the_statement_behind_rows(source_server: Server, table: str) -> None:
 def test_the_terminator_of_rows(source_server: Server, table: str) -> None:
     log = Log(source_server)
     source_server.execute(f"BEGIN; INSERT INTO {table} VALUES (1); INSERT INTO {table} VALUES (2); COMMIT")
-    events = list(log.events())
+    # MariaDB's server writes its BINLOG_CHECKPOINT when it gets to it, perhaps after the commit.
+    events = [event for event in log.events() if event.type != binlog.MARIADB_BINLOG_CHECKPOINT]
     assert events[-1].type == binlog.XID
     assert binlog.parse_xid(*events[-1].place) > 0
