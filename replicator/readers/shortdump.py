@@ -28,6 +28,7 @@ _SILENT: Final = frozenset(
         binlog.STOP,
         binlog.ROTATE,
         binlog.GTID,
+        binlog.GTID_TAGGED,
         binlog.XID,
         binlog.FORMAT_DESCRIPTION,
         binlog.HEARTBEAT,

@@ -265,6 +265,14 @@ class Transactions:
                 )
             self._next = position.after(key, gno)
 
+    def _open_tagged(self, gtid: binlog.Gtid) -> None:
+        """MySQL's GTID with a tag (8.3): numbers count apart for each tag."""
+        self._state = _OPENED
+        self._commit_time = gtid.commit_time
+        position = self.position
+        if type(position) is GtidPosition:
+            self._next = position.after(f"{format_sid(gtid.sid)}:{gtid.tag}", gtid.gno)
+
     def _open_mariadb(self, domain: int, server_id: int, sequence: int, timestamp: int) -> None:
         self._state = _IN_GROUP
         self._commit_time = timestamp * 1_000_000
@@ -353,6 +361,8 @@ class Transactions:
             self._file, self._file_start = rotate.file, rotate.position
         elif kind == binlog.FORMAT_DESCRIPTION:
             self._begin_file(timestamp, binlog.parse_format_description(buffer, start, following))
+        elif kind == binlog.GTID_TAGGED and not self._state:
+            self._open_tagged(binlog.parse_gtid_tagged(buffer, start, end))
         elif kind == binlog.XA_PREPARE:
             return self._take_prepare(binlog.parse_xa_prepare(buffer, start, end))
         elif kind not in _PASSED_OVER:
@@ -405,10 +415,6 @@ class Transactions:
             incident = binlog.parse_incident(buffer, start, end)
             self._refuse(
                 kind, f"the source lost events: {incident.message}", "run `replicator drop`, then load again"
-            )
-        if kind == binlog.GTID_TAGGED:
-            self._refuse(
-                kind, "a GTID with a tag", "assign GTIDs without tags (gtid_next='AUTOMATIC') at the source"
             )
         if kind in binlog.EVENT_NAMES or not flags & binlog.LOG_EVENT_IGNORABLE_F:
             if kind in binlog.EVENT_NAMES:

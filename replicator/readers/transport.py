@@ -24,7 +24,7 @@ from pymysqlreplication import BinLogStreamReader
 
 from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
 from replicator.readers import binlog
-from replicator.readers.gtid import FilePosition, MariadbPosition, MysqlPosition
+from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition, MysqlPosition
 
 Connect = Callable[[], "pymysql.Connection[Any]"]
 """Opens a session at the source that runs ordinary SQL; resolves the host anew each time."""
@@ -32,6 +32,7 @@ Connect = Callable[[], "pymysql.Connection[Any]"]
 PRIVATE_NAMES: Final = (
     (BinLogStreamReader, "_BinLogStreamReader__connect_to_stream"),
     (pymysql.connections.Connection, "_sock"),
+    (pymysql.connections.Connection, "_write_bytes"),
     (pymysql.connections.Connection, "_force_close"),
 )
 
@@ -41,6 +42,8 @@ RECEIVE_BYTES: Final = 1 << 19
 MAX_PACKET: Final = 0xFFFFFF  # a packet of this length is continued by the next one
 
 PACKET_HEADER: Final = struct.Struct("<IB")  # length and sequence number, then the status byte
+_COM_BINLOG_DUMP_GTID: Final = 0x1E
+_EMPTY_SET_BYTES: Final = 4 + 8  # how the library's command ends: the set's length, and a count of 0
 STATUS_OK: Final = 0x00
 STATUS_ERROR: Final = 0xFF
 EVENT_OFFSET: Final = 5  # from the packet's first byte to its event
@@ -104,7 +107,7 @@ class Replica(NamedTuple):
 
 
 class _Members(list[str]):
-    """A GTID set for the library, which takes an empty one for "no GTIDs"."""
+    """An empty GTID set for the library, which takes one for "no GTIDs"; ``_send_gtids`` puts the real one in its place."""
 
     def __bool__(self) -> bool:
         return True
@@ -253,6 +256,8 @@ def open_link(connect: Connect, start: MysqlPosition, replica: Replica, *, waits
         opened.append(connect())
         with opened[0].cursor() as cursor:
             cursor.execute(SESSION_SQL)
+        if isinstance(start, GtidPosition):
+            _send_gtids(opened[0], start)
         return opened[0]
 
     stream = BinLogStreamReader(
@@ -299,12 +304,21 @@ def _start_options(start: MysqlPosition) -> dict[str, object]:
         if start.offset >= 1 << 32:
             raise PositionLost(f"{start}: a dump cannot start beyond 4 GiB of a file")
         return {"log_file": start.file, "log_pos": start.offset}
-    if any(":" in key for key in start.gtids.sources):
-        raise UnsupportedEvent(
-            f"{start}: GTIDs with tags are not supported by this version",
-            hint="assign GTIDs without tags (gtid_next='AUTOMATIC') at the source",
-        )
-    return {"auto_position": _Members(filter(None, str(start.gtids).split(",")))}
+    return {"auto_position": _Members()}
+
+
+def _send_gtids(connection: pymysql.Connection[Any], start: GtidPosition) -> None:
+    """Let the dump command that the library is about to send carry our set: its own knows no tags."""
+    write = connection._write_bytes
+
+    def send(packet: bytes) -> None:
+        if packet[4] == _COM_BINLOG_DUMP_GTID:
+            gtids = start.gtids.encode()
+            command = packet[4:-_EMPTY_SET_BYTES] + struct.pack("<I", len(gtids)) + gtids
+            packet = struct.pack("<I", len(command)) + command
+        write(packet)
+
+    connection._write_bytes = send
 
 
 def _watch_peer(sock: socket.socket) -> None:

@@ -35,10 +35,12 @@ def test_library_takes_an_empty_gtid_set_from_us() -> None:
     assert GtidSet(members).encoded_length == 8
 
 
-def test_library_encodes_our_members() -> None:
-    sid = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
-    encoded = GtidSet(transport._Members([f"{sid}:1-3:7"])).encoded()
-    assert len(encoded) == 8 + 16 + 8 + 2 * 16
+def test_library_ends_its_command_with_the_set_that_we_replace() -> None:
+    source = inspect.getsource(BinLogStreamReader._BinLogStreamReader__connect_to_stream)
+    command = source[source.index("COM_BINLOG_DUMP_GTID])") :]
+    assert 'struct.pack("<I", gtid_set.encoded_length)' in command
+    assert command.index("gtid_set.encoded()") < command.index("_stream_connection._write_bytes(prelude)")
+    assert len(GtidSet(transport._Members()).encoded()) + 4 == transport._EMPTY_SET_BYTES
 
 
 def test_error_texts_become_errors_with_a_remedy() -> None:
