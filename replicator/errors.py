@@ -63,6 +63,16 @@ class SourceError(ReplicatorError):
     exit_code = 4
 
 
+class TableUnfit(SourceError):
+    """A selected table that cannot be mirrored; ``check`` is the id under which `check` reports it."""
+
+    code = "table_unfit"
+
+    def __init__(self, message: str, *, check: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.check = check
+
+
 class SourceUnavailable(SourceError):
     """The source is away for now: refused, timed out, unresolved, lost, restarting."""
 

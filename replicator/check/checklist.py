@@ -121,7 +121,7 @@ _SETTINGS: Final = (
     Registration(
         "source.filters",
         "binlog_do_db and binlog_ignore_db.",
-        "Fails when they leave a selected database out; warns when they are set at all.",
+        "Fails when they leave a selected database out, with the lines to change; warns when they are set at all.",
     ),
     Registration(
         "source.generated_keys",
@@ -161,6 +161,11 @@ _TABLES: Final = (
         "tables.readable",
         "Every selected table can be described: kinds of table, column types.",
         "Fails for each table that this version cannot mirror, naming the column.",
+    ),
+    Registration(
+        "tables.system_versioned",
+        "No selected table is SYSTEM VERSIONED (MariaDB).",
+        "Fails for each: such a table logs an update as an update and an insert of the old version.",
     ),
     Registration(
         "tables.key",

@@ -12,7 +12,7 @@ from replicator.check.probe import Probe
 from replicator.check.verdict import build_keyless
 from replicator.config import PipelineConfig, SourceType
 from replicator.config.selection import Selection, select
-from replicator.errors import ConfigError, ReplicatorError, SourceError
+from replicator.errors import ConfigError, ReplicatorError, SourceError, TableUnfit
 from replicator.foreignkeys import find_unseen_cascades
 from replicator.model import TableName, TableSchema
 from replicator.readers.base import Reader
@@ -154,7 +154,8 @@ def _describe_singly(
             schemas += reader.describe({name: target})
         except SourceError as error:
             fix = error.hint or f'tables: {{"{name}": {{skip: true}}}}'
-            findings.failed("tables.readable", str(name), error.message, fix)
+            check = error.check if isinstance(error, TableUnfit) else "tables.readable"
+            findings.failed(check, str(name), error.message, fix)
     return schemas
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pymysql
 
-from replicator.errors import SourceError
+from replicator.errors import SourceError, TableUnfit
 from replicator.model import (
     Column,
     ForeignKey,
@@ -195,10 +195,11 @@ def _build_schema(catalog: _Catalog, name: TableName, target: str, mariadb: bool
 
 def _refuse_unreadable(name: TableName, table: Record) -> None:
     if table["table_type"] == "SYSTEM VERSIONED":
-        raise SourceError(
+        raise TableUnfit(
             f"{name}: a SYSTEM VERSIONED table logs each update as an update and an insert of the old version, which is "
             "not the change that was made",
-            hint=f'add `"{name}": {{skip: true}}` under `tables`, or DROP SYSTEM VERSIONING at the source',
+            check="tables.system_versioned",
+            hint=f'tables: {{"{name}": {{skip: true}}}}  # or DROP SYSTEM VERSIONING at the source: its history is lost',
         )
     if not table["engine"]:
         raise SourceError(

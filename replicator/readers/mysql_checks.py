@@ -280,16 +280,26 @@ def _check_filters(status: Mapping[str, Any] | None, tables: Iterable[TableSchem
         yield Requirement("source.filters", "pass", "binary log", "no database is left out")
         return
     schemas = {table.source.schema for table in tables}
-    lost = sorted(s for s in schemas if s in never or (only and s not in only))
+    # Where both are set, the server looks at binlog_do_db alone.
+    lost = sorted(s for s in schemas if (s not in only if only else s in never))
     fix = "# remove binlog_do_db and binlog_ignore_db from the server's option file, then restart it"
     if lost:
         message = f"the server does not log changes of {', '.join(lost)} (binlog_do_db, binlog_ignore_db)"
-        yield Requirement("source.filters", "fail", "binary log", message, fix)
+        yield Requirement("source.filters", "fail", "binary log", message, _unfilter(lost, bool(only)))
         return
     message = (
         "binlog_do_db or binlog_ignore_db is set: schema changes of the selected tables may not be logged"
     )
     yield Requirement("source.filters", "warn", "binary log", message, fix)
+
+
+def _unfilter(lost: Sequence[str], is_list: bool) -> str:
+    """Lines that bring the lost databases into the log: binlog_do_db adds up (``is_list``), binlog_ignore_db must go."""
+    if is_list:
+        return _OPTION_FILE + "\n".join(f"binlog_do_db = {schema}" for schema in lost)
+    return "# remove from the server's option file, then restart it\n" + "\n".join(
+        f"# binlog_ignore_db = {schema}" for schema in lost
+    )
 
 
 def _split(text: object) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ from replicator.model import TableSchema
 from replicator.readers.base import Requirement
 from replicator.readers.mysql_checks import check
 from replicator.servers import Server, start_mariadb, start_mysql
-from tests.accounts import Account
+from tests.accounts import Account, make_source_account
+from tests.streams import describe, open_reader, read_transactions
 from tests.type_zoo import describe_all
 
 
@@ -130,8 +131,18 @@ def test_unfit_settings_are_named_and_their_fixes_work(unfit_source: Server) -> 
         assert (check_id, found[check_id].status) == (check_id, status)
         if check_id != "source.filters":
             unfit_source.execute(found[check_id].fix)
+    assert "binlog_ignore_db = hidden" in found["source.filters"].fix
+    del unfit_source.settings["binlog_ignore_db"]
+    unfit_source.settings |= {
+        "binlog_format": "ROW",
+        "binlog_row_image": "FULL",
+        "binlog_row_metadata": "FULL",
+    }
+    unfit_source.settings |= {"server_id": 1, "binlog_expire_logs_seconds": 604800}
     again = run_check(root)
     assert {again[check_id].status for check_id in expected if check_id != "source.filters"} == {"pass"}
+    unfit_source.restart()
+    assert {run_check(root)[check_id].status for check_id in expected} == {"pass"}
 
 
 @pytest.fixture(params=["mysql", "mariadb"])
@@ -149,11 +160,67 @@ def test_a_source_without_a_log_fails(logless_source: Server) -> None:
     assert "log_bin = binlog" in found.fix
 
 
+def paste_options(server: Server, fix: str) -> None:
+    """Put the lines below ``[mysqld]`` into the option file and restart, as the comment above them asks."""
+    head, _, lines = fix.partition("[mysqld]\n")
+    assert "restart" in head
+    server.settings |= dict(line.split(" = ", 1) for line in lines.splitlines())
+    server.restart()
+
+
 def test_a_replica_that_does_not_log_what_it_replicates_fails() -> None:
     with start_mariadb(log_slave_updates=False) as server:
         root = Account(server, "root", server.password, "mysql")
         assert run_check(root, [])["source.replica"].status == "pass"
         server.execute("SET GLOBAL gtid_slave_pos = '5-9-1'")
         found = run_check(root, [])["source.replica"]
-    assert found.status == "fail"
-    assert "log_slave_updates = ON" in found.fix
+        assert found.status == "fail"
+        paste_options(server, found.fix)
+        assert run_check(root, [])["source.replica"].status == "pass"
+
+
+def test_a_mysql_replica_that_does_not_log_what_it_replicates_fails() -> None:
+    with start_mysql(log_replica_updates=False) as server, make_source_account(server) as account:
+        assert run_check(account, [])["source.replica"].status == "pass"
+        server.execute("CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = 1")
+        found = run_check(account, [])["source.replica"]
+        assert (found.status, found.subject) == ("fail", "log_replica_updates")
+        paste_options(server, found.fix)
+        assert run_check(account, [])["source.replica"].status == "pass"
+
+
+@pytest.mark.parametrize("start", [start_mysql, start_mariadb])
+def test_a_log_of_other_databases_only_is_named_and_its_fix_works(start: Callable[..., Server]) -> None:
+    with start(binlog_do_db="other") as server:
+        server.execute("CREATE DATABASE lost; CREATE TABLE lost.t (id INT PRIMARY KEY)")
+        root = Account(server, "root", server.password, "lost")
+        found = run_check(root)["source.filters"]
+        assert (found.status, "lost" in found.message) == ("fail", True)
+        paste_options(server, found.fix)
+        assert (
+            run_check(root)["source.filters"].status == "warn"
+        )  # lost is logged, schema changes from elsewhere are not
+        server.execute("INSERT INTO lost.t VALUES (1)")
+        events = server.execute(f"SHOW BINLOG EVENTS IN '{server.execute('SHOW BINARY LOGS')[-1][0]}'")
+        assert any("lost.t" in str(event) for event in events)
+
+
+def test_a_hidden_generated_key_is_mirrored() -> None:
+    """The catalog hides the key and the log holds it (SEMANTICS §1.9)."""
+    settings: dict[str, Any] = {
+        "sql_generate_invisible_primary_key": True,
+        "show_gipk_in_create_table_and_information_schema": False,
+    }
+    with start_mysql(**settings) as server, make_source_account(server) as account:
+        server.execute("CREATE TABLE t (a INT)", database=account.database)
+        reader = open_reader(account)
+        found = run_check(account)["source.generated_keys"]
+        assert (found.status, "mirror" in found.message) == ("pass", True)
+        start, tables = reader.position(), describe(reader, account.database, "t")
+        assert [column.name for column in tables[0].columns] == ["my_row_id", "a"]
+        server.execute(
+            "INSERT INTO t VALUES (7), (8); UPDATE t SET a = 9 WHERE a = 7", database=account.database
+        )
+        changes = [c for item in read_transactions(reader, start, tables) for c in item.changes]
+        assert [c.after for c in changes] == [[(1, 7), (2, 8)], [(1, 9)]]
+        reader.close()
