@@ -119,6 +119,11 @@ _SETTINGS: Final = (
         "Fails: those changes would never arrive.",
     ),
     Registration(
+        "source.gtid_domain",
+        "A replica that may be written to counts its own transactions in a domain of its own (MariaDB).",
+        "Warns: two servers in one domain give the same numbers, and a run ends where they go backwards.",
+    ),
+    Registration(
         "source.filters",
         "binlog_do_db and binlog_ignore_db.",
         "Fails when they leave a selected database out, with the lines to change; warns when they are set at all.",

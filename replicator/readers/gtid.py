@@ -297,8 +297,9 @@ class MariadbPosition:
         if not isinstance(other, MariadbPosition) or other.server != self.server:
             return False
         if other.base is self.base and other.domain == self.domain:
-            return other.sequence <= self.sequence
-        return all(seq <= self.sequence_of(domain) for domain, (_, seq) in other.domains.items())
+            return _is_reached((self.server_id, self.sequence), (other.server_id, other.sequence))
+        mine = self.domains
+        return all(_is_reached(mine.get(domain, (0, 0)), gtid) for domain, gtid in other.domains.items())
 
     def includes(self, after: Position) -> bool:
         if not isinstance(after, MariadbPosition) or after.domain < 0 or after.server != self.server:
@@ -324,6 +325,14 @@ class MariadbPosition:
 
     def __repr__(self) -> str:
         return f"<{self}>"
+
+
+def _is_reached(mine: tuple[int, int], wanted: tuple[int, int]) -> bool:
+    """Whether one domain stands at a (server_id, sequence number), or behind it.
+
+    Two servers may give one number in one domain; whoever has read the one has not read the other.
+    """
+    return wanted[1] < mine[1] or wanted == mine
 
 
 class FilePosition:

@@ -31,7 +31,7 @@ from replicator.readers.gtid import (
 )
 from replicator.readers.mysql_query import fetch
 from replicator.readers.selected import Counters, Selection
-from replicator.readers.transactions import LATER, Transactions
+from replicator.readers.transactions import BACKWARDS, LATER, Transactions
 from replicator.readers.transport import Link, Replica, explain, open_link
 from replicator.tls import assert_encrypted
 
@@ -407,7 +407,14 @@ def _verify_gtids(connection: pymysql.Connection[Any], position: GtidPosition) -
 def _verify_mariadb(connection: pymysql.Connection[Any], position: MariadbPosition) -> None:
     logged = MariadbPosition.of(position.server, _read_gtid_set(connection, "gtid_binlog_pos"))
     for domain, (server_id, sequence) in position.domains.items():
-        if logged.sequence_of(domain) < sequence:
+        last_server, last = logged.domains.get(domain, (server_id, 0))
+        if last < sequence and last_server != server_id:
+            raise PositionLost(
+                f"{domain}-{last_server}-{last} follows {domain}-{server_id}-{sequence}: sequence numbers go backwards in "
+                f"their domain (stored {position}, source {logged.gtids})",
+                hint=BACKWARDS,
+            )
+        if last < sequence:
             _refuse_unknown(position, logged.gtids, f"{domain}-{server_id}-{sequence}")
     files = fetch(connection, "SHOW BINARY LOGS")
     if not files:

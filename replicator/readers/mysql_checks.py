@@ -6,6 +6,7 @@ doing it (reading a table, XA RECOVER) is tried, for roles and wildcards have mo
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -35,6 +36,8 @@ _VARIABLES: Final = (
     "log_slave_updates",
     "log_replica_updates",
     "gtid_slave_pos",
+    "gtid_domain_id",
+    "read_only",
     "show_gipk_in_create_table_and_information_schema",
 )
 _NEEDED: Final = {"binlog_format": "ROW", "binlog_row_image": "FULL", "binlog_row_metadata": "FULL"}
@@ -56,6 +59,7 @@ def check(connection: Any, tables: Sequence[TableSchema], kind: str) -> list[Req
         *_check_gtids(variables, kind),
         *_check_retention(variables, kind),
         *_check_replica(connection, variables, kind),
+        *_check_domain(variables),
         *_check_rights(connection, account, status is not None, kind),
         *_check_select(connection, tables, account),
         *_check_filters(status, tables),
@@ -188,6 +192,27 @@ def _check_replica(connection: Any, variables: Mapping[str, str], kind: str) -> 
     message = "this server is a replica and does not log what it replicates: those changes would never arrive"
     fix = _OPTION_FILE + f"{name} = ON"
     yield Requirement("source.replica", "fail", name, message, fix)
+
+
+def _check_domain(variables: Mapping[str, str]) -> Iterator[Requirement]:
+    """MariaDB counts per domain: two servers that write to one count backwards in each other's log."""
+    own = variables.get("gtid_domain_id", "")
+    foreign = {gtid.split("-")[0] for gtid in variables.get("gtid_slave_pos", "").split(",") if gtid}
+    if not own:
+        return
+    if own not in foreign or variables.get("read_only", "OFF").upper() not in ("OFF", "0"):
+        yield Requirement("source.gtid_domain", "pass", "gtid_domain_id", own)
+        return
+    message = (
+        f"this server is a replica and may write to domain {own}, which it replicates too: sequence numbers that go "
+        "backwards end a run"
+    )
+    free = next(str(n) for n in itertools.count(1) if str(n) not in foreign)
+    fix = (
+        f"SET GLOBAL gtid_domain_id = {free};  -- and gtid_domain_id = {free} in the server's option file; "
+        "applications must reconnect"
+    )
+    yield Requirement("source.gtid_domain", "warn", "gtid_domain_id", message, fix)
 
 
 def _is_replica(connection: Any, variables: Mapping[str, str], kind: str) -> bool:

@@ -41,6 +41,10 @@ MAX_TRANSACTION_BYTES: Final = 256 << 20
 SOON: Final = 0.001  # seconds without a packet after which the source has nothing more to say just now
 LATER: Final = 0.01  # a batch may be waiting for the applier: how soon it is thought of again
 
+BACKWARDS: Final = (
+    "give each writing server a gtid_domain_id of its own, then `replicator drop` and load again"
+)
+
 _PACKET: Final = struct.Struct("<IBIBIIIH")  # packet header, status byte, event header
 _GTID: Final = struct.Struct("<x16sqB16xQ")  # flags, SID, number, type, logical clock, commit time (55 bits)
 _COMMIT_TIME_BITS: Final = (1 << 55) - 1
@@ -281,7 +285,7 @@ class Transactions:
             if sequence <= position.sequence_of(domain):
                 raise PositionLost(
                     f"{domain}-{server_id}-{sequence} follows {position}: sequence numbers go backwards in its domain",
-                    hint="give each writing server a gtid_domain_id of its own, then `replicator drop` and load again",
+                    hint=BACKWARDS,
                 )
             self._next = position.after(domain, server_id, sequence)
 
