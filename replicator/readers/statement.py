@@ -56,7 +56,7 @@ _TOKEN: Final = re.compile(
     r"""|(?P<other>.)""",
     re.DOTALL,
 )
-_EXECUTABLE: Final = re.compile(r"/\*M?![0-9]*")
+_EXECUTABLE: Final = re.compile(r"/\*M?![0-9]*(.*?)\*/", re.DOTALL)
 
 _DML: Final = frozenset(
     {"INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD", "WITH", "SELECT", "CALL", "DO", "HANDLER", "MERGE"}
@@ -305,8 +305,7 @@ class _Judge:
         if verb not in ("INSERT", "REPLACE", "UPDATE", "DELETE", "WITH"):
             raise _Unreadable  # a routine may write to anything
         text = self._text[self._tokens[self._start].start :]
-        if "/*" in text:
-            text = _EXECUTABLE.sub(" ", text).replace("*/", " ")
+        text = _EXECUTABLE.sub(r" \1 ", text)
         if verb == "REPLACE":
             text = re.sub(
                 r"^(\s*)REPLACE(\s+DELAYED|\s+LOW_PRIORITY)?", r"\1INSERT", text, flags=re.IGNORECASE
