@@ -238,6 +238,48 @@ def test_compressed_transactions_lose_nothing(reader: MysqlReader, source_accoun
     assert len(items) == 6
 
 
+@pytest.mark.parametrize("spill", [False, True])
+def test_a_compressed_transaction_of_many_blocks_loses_nothing(
+    reader: MysqlReader, source_account: Account, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spill: bool
+) -> None:
+    """Cut anywhere by the decompressor: events across blocks, one larger than a block, savepoints between them."""
+    account = source_account
+    account.server.execute("CREATE TABLE w (id INT PRIMARY KEY, v LONGBLOB)", database=account.database)
+    if spill:
+        monkeypatch.setattr(transactions, "SPILL_BYTES", 1 << 20)
+        reader = open_reader(account, spill_dir=tmp_path)
+    start, tables = reader.position(), describe(reader, account.database, "a", "w")
+    numbers = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 900) SELECT"
+    statements = [
+        "BEGIN",
+        f"INSERT INTO w {numbers} i, REPEAT(CONCAT(i, '/'), 900) FROM n",
+        "INSERT INTO w VALUES (5000, REPEAT('long', 700000)), (5001, 'short')",
+        "SAVEPOINT s",
+        "UPDATE w SET v = 'gone'",
+        "ROLLBACK TO s",
+        "DELETE FROM w WHERE id % 3 = 0",
+        f"INSERT INTO a {numbers} i, REPEAT('z', 90) FROM n",
+        "COMMIT",
+        "INSERT INTO a VALUES (9999, 'after')",
+    ]
+    if account.server.kind == "mysql":
+        run(account, "SET SESSION binlog_transaction_compression = ON", *statements)
+    else:
+        account.server.execute("SET GLOBAL log_bin_compress = ON")
+        try:
+            run(account, *statements)
+        finally:
+            account.server.execute("SET GLOBAL log_bin_compress = OFF")
+    items = read_transactions(reader, start, tables)
+    assert len(items) == 2
+    assert items[0].spilled is spill
+    rows: dict[str, dict[object, tuple[object, ...]]] = {}
+    replay(items, rows)  # type: ignore[arg-type]
+    for name in "aw":
+        assert rows[name] == select_rows(account.server, account.database, name)
+    reader.close()
+
+
 def test_events_of_several_packets_arrive_in_one_piece(reader: MysqlReader, source_account: Account) -> None:
     account = source_account
     run(account, "CREATE TABLE big (id INT PRIMARY KEY, b LONGBLOB)")
