@@ -39,7 +39,7 @@ class View:
     pipeline: str
     state: str
     position: str
-    lag: float
+    lag: float | None
     rate: float
     applied: int
     conflicts: int
@@ -54,7 +54,7 @@ class View:
             f"pipeline={self.pipeline}",
             f"state={self.state}",
             f"position={self.position or '-'}",
-            f"lag={self.lag:.1f}s",
+            f"lag={format_lag(self.lag) or '-'}",
             f"rate={self.rate:.0f}/s",
             f"applied={format_count(self.applied)}",
             f"conflicts={self.conflicts}",
@@ -65,6 +65,11 @@ class View:
         if self.load:
             parts.insert(2, f"load={self.load.replace(' ', '_')}")
         return " ".join(parts)
+
+
+def format_lag(seconds: float | None) -> str:
+    """Seconds with a unit; '' where nobody can tell."""
+    return "" if seconds is None else f"{seconds:.1f}s"
 
 
 def format_count(number: int) -> str:
@@ -147,7 +152,7 @@ def render(view: View) -> RenderableType:
         (view.pipeline, "bold"),
         "  ",
         (view.state, _COLOURS.get(view.state, "white")),
-        f"  lag {view.lag:.1f} s  {view.rate:,.0f} rows/s  applied {format_count(view.applied)}",
+        f"  lag {format_lag(view.lag) or '-'}  {view.rate:,.0f} rows/s  applied {format_count(view.applied)}",
         f"  conflicts {view.conflicts}" if view.conflicts else "",
         (f"  waiting for {view.waiting_for}", "bold yellow") if view.waiting_for else "",
     )

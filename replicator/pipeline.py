@@ -69,7 +69,8 @@ class Pipeline:
         self._abort = threading.Event()
         self._errors: list[BaseException] = []
         self._metrics = Metrics()
-        self._metrics.lag.clock_offset = opened.reader.clock_offset
+        self._metrics.lag.clock_offset = lambda: opened.reader.clock_offset
+        self._metrics.lag.begin(opened.current, opened.position)
         self._states = {table.source: opened.states[table.source].state for table in opened.tables}
         self._schemas = {table.source: table for table in opened.tables}
         self._emitted = self._applied = 0

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from replicator import tablestate
 from replicator.config import PipelineConfig
-from replicator.console import format_count
+from replicator.console import format_count, format_lag
 from replicator.session import Session
 from replicator.tablestate import TableState
 
@@ -176,7 +176,7 @@ def build_lines(status: PipelineStatus) -> list[str]:
         "pipeline": status.pipeline,
         "state": status.state,
         "position": status.position,
-        "lag": _format_lag(status.lag_seconds),
+        "lag": format_lag(status.lag_seconds),
         "conflicts": status.conflicts,
         "journal": "0MB",
         "consistent": int(status.consistent),
@@ -213,17 +213,13 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _format_lag(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.1f}s"
-
-
 def _print_table(console: Console, status: PipelineStatus) -> None:
     console.print(
         Text.assemble(
             (status.pipeline, "bold"),
             "  ",
             (status.state, _COLOURS.get(status.state, "white")),
-            f"  lag {_format_lag(status.lag_seconds) or '-'}  conflicts {status.conflicts}",
+            f"  lag {format_lag(status.lag_seconds) or '-'}  conflicts {status.conflicts}",
             "  consistent" if status.consistent else "  not consistent yet",
             ("  torn: a huge transaction is half applied", "bold yellow") if status.torn else "",
             (f"  waiting for {status.waiting_for}", "bold yellow") if status.waiting_for else "",

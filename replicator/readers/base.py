@@ -55,7 +55,7 @@ class Reader(Protocol):
     """A source. Cold methods open what sessions they need; ``read`` owns the one dump connection."""
 
     identity: str  # binds positions to this server: "mysql:<server_uuid>", …
-    clock_offset: float  # the source's clock minus ours when we connected, in seconds
+    clock_offset: float  # the source's clock minus ours when the stream last connected, in seconds
 
     def position(self) -> Position:
         """The newest committed position of the source."""

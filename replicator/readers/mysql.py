@@ -199,6 +199,7 @@ class MysqlReader:
         """Raise PositionLost, naming both sides, unless the source can resume at ``position`` (SEMANTICS §1.6)."""
         with self._session() as connection:
             server = _identify(connection)
+            self.clock_offset = server.clock_offset
             if not isinstance(position, MysqlPosition) or position.server != server.identity:
                 raise PositionLost(
                     f"{self._source.address} is another server: it is {server.identity}, the stored position is {position}",

@@ -531,3 +531,18 @@ def test_missing_grant_is_named(source_account: Account) -> None:
         read_until(reader, start, [])
     assert caught.value.code == "source"
     assert "REPLICATION SLAVE" in str(caught.value)
+
+
+def test_a_clock_that_moved_is_measured_again_at_each_connect(
+    reader: MysqlReader, source_account: Account
+) -> None:
+    """SEMANTICS §11: lag is in the source's clock, which may be set while we are connected."""
+    server = source_account.server
+    assert abs(reader.clock_offset) < 30
+    server.execute("SET GLOBAL init_connect = 'SET timestamp = UNIX_TIMESTAMP(NOW(6)) + 3600'")
+    try:
+        reader.close()  # so that no session at rest is used again
+        reader.verify_position(reader.position())
+        assert 3570 < reader.clock_offset < 3630
+    finally:
+        server.execute("SET GLOBAL init_connect = ''")
