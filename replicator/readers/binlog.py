@@ -144,17 +144,13 @@ class Query(NamedTuple):
     microseconds: int = 0  # of the event's own time; adds to the header's timestamp
 
 
-class Gtid(NamedTuple):
-    """MySQL's GTID, ANONYMOUS_GTID (``gno`` 0) and GTID_TAGGED. Times are µs since the epoch."""
+class TaggedGtid(NamedTuple):
+    """A GTID_TAGGED event; the GTIDs of ordinary transactions are read in the loop itself."""
 
     sid: bytes  # 16 bytes of the UUID
+    tag: str
     gno: int
-    commit_time: int  # immediate_commit_timestamp
-    last_committed: int
-    sequence_number: int
-    transaction_length: int  # bytes, this event included; 0 when the server did not say
-    flags: int
-    tag: str = ""
+    commit_time: int  # immediate_commit_timestamp, µs since the epoch
 
 
 class Xid(NamedTuple):
@@ -209,28 +205,6 @@ class MariadbGtid(NamedTuple):
         return bool(self.flags_extra & 8)
 
 
-class GtidInterval(NamedTuple):
-    """GTIDs ``first..last`` (both included) of one server and tag."""
-
-    sid: bytes
-    tag: str
-    first: int
-    last: int
-
-
-class MariadbGtidPosition(NamedTuple):
-    domain: int
-    server_id: int
-    sequence: int
-
-
-class Heartbeat(NamedTuple):
-    """Where the source's log ends; a v1 heartbeat has its position in the event header's ``log_pos``."""
-
-    file: str
-    position: int | None
-
-
 class XaPrepare(NamedTuple):
     xid: Xid
     one_phase: bool  # XA COMMIT ... ONE PHASE: a terminator like COMMIT
@@ -268,10 +242,7 @@ _R = TypeVar("_R")
 _ROTATE: Final = struct.Struct("<Q")
 _FORMAT: Final = struct.Struct("<H50sIB")
 _QUERY: Final = struct.Struct("<IIBHH")
-_GTID: Final = struct.Struct("<B16sqBqq")
 _MARIADB_GTID: Final = struct.Struct("<QIB")
-_MARIADB_GTID_POSITION: Final = struct.Struct("<IIQ")
-_INTERVAL: Final = struct.Struct("<qq")
 _XA_PREPARE: Final = struct.Struct("<BIII")
 
 
@@ -402,20 +373,6 @@ def _updated_schemas_size(buffer: bytes, at: int, end: int) -> int:
     return position - at
 
 
-@_checked
-def parse_gtid(buffer: bytes, start: int, end: int) -> Gtid:
-    """GTID and ANONYMOUS_GTID of MySQL 8.0 and later."""
-    flags, sid, gno, _clock, last_committed, sequence = _GTID.unpack_from(buffer, start)
-    at = start + _GTID.size
-    commit_time = int.from_bytes(_take(buffer, at, 7, end), "little")
-    at += 7
-    if commit_time >> 55:  # the original commit's time follows when it differs
-        commit_time &= (1 << 55) - 1
-        at += 7
-    length = read_lenenc(buffer, at)[0] if at < end else 0
-    return Gtid(sid, gno, commit_time, last_committed, sequence, length, flags)
-
-
 def _read_varint(buffer: bytes, at: int) -> tuple[int, int]:
     """MySQL's serialization library: the count of trailing one bits in the first byte is that of further bytes."""
     first = buffer[at]
@@ -432,7 +389,7 @@ def _read_signed_varint(buffer: bytes, at: int) -> tuple[int, int]:
 
 
 @_checked
-def parse_gtid_tagged(buffer: bytes, start: int, end: int) -> Gtid:
+def parse_gtid_tagged(buffer: bytes, start: int, end: int) -> TaggedGtid:
     """GTID_TAGGED: a message of numbered fields. Source: mysql/serialization's documented format."""
     version, at = _read_varint(buffer, start)
     _size, at = _read_varint(buffer, at)
@@ -453,7 +410,7 @@ def parse_gtid_tagged(buffer: bytes, start: int, end: int) -> Gtid:
             fields[field], at = _read_signed_varint(buffer, at)
         else:
             fields[field], at = _read_varint(buffer, at)
-    return Gtid(sid, fields[2], fields[6], fields[4], fields[5], fields.get(8, 0), fields.get(0, 0), tag)
+    return TaggedGtid(sid, tag, fields[2], fields[6])
 
 
 def _read_tagged_sid(buffer: bytes, at: int) -> tuple[bytes, int]:
@@ -484,75 +441,10 @@ def parse_mariadb_gtid(buffer: bytes, start: int, end: int) -> MariadbGtid:
 
 
 @_checked
-def parse_mariadb_gtid_list(buffer: bytes, start: int, end: int) -> tuple[MariadbGtidPosition, ...]:
-    """The last GTID of each (domain, server) in the files before this one; the newest of a domain comes last."""
-    count = int.from_bytes(_take(buffer, start, 4, end), "little") & 0x0FFFFFFF
-    positions = (_MARIADB_GTID_POSITION.unpack_from(buffer, start + 4 + 16 * i) for i in range(count))
-    return tuple(MariadbGtidPosition(domain, server, sequence) for domain, server, sequence in positions)
-
-
-@_checked
-def parse_xid(buffer: bytes, start: int, end: int) -> int:
-    return int.from_bytes(_take(buffer, start, 8, end), "little")
-
-
-@_checked
-def parse_previous_gtids(buffer: bytes, start: int, end: int) -> tuple[GtidInterval, ...]:
-    """MySQL's encoded GTID set; since 8.3 perhaps with tags (the format is in the count's top byte)."""
-    count = int.from_bytes(_take(buffer, start, 8, end), "little")
-    tagged = count >> 56 == 1
-    count = count >> 8 & 0xFFFFFFFFFFFF if tagged else count
-    at = start + 8
-    found: list[GtidInterval] = []
-    for _ in range(count):
-        sid = _take(buffer, at, 16, end)
-        at += 16
-        tag = ""
-        if tagged:
-            size, at = _read_varint(buffer, at)
-            tag = _take(buffer, at, size, end).decode("ascii")
-            at += size
-        intervals = int.from_bytes(_take(buffer, at, 8, end), "little")
-        at += 8
-        for i in range(intervals):
-            first, after = _INTERVAL.unpack_from(buffer, at + 16 * i)
-            found.append(GtidInterval(sid, tag, first, after - 1))
-        at += 16 * intervals
-    return tuple(found)
-
-
-@_checked
-def parse_heartbeat(event_type: int, buffer: bytes, start: int, end: int) -> Heartbeat:
-    if event_type == HEARTBEAT:
-        return Heartbeat(buffer[start:end].decode(), None)
-    file, position, at = "", None, start
-    while at < end and buffer[at] != 0:
-        kind = buffer[at]
-        size, at = read_lenenc(buffer, at + 1)
-        value = _take(buffer, at, size, end)
-        at += size
-        if kind == 1:
-            file = value.decode()
-        elif kind == 2:
-            position = read_lenenc(value, 0)[0]
-    return Heartbeat(file, position)
-
-
-@_checked
 def parse_xa_prepare(buffer: bytes, start: int, end: int) -> XaPrepare:
     one_phase, format_id, gtrid, bqual = _XA_PREPARE.unpack_from(buffer, start)
     name = _take(buffer, start + _XA_PREPARE.size, gtrid + bqual, end)
     return XaPrepare(Xid(format_id, name[:gtrid], name[gtrid:]), bool(one_phase))
-
-
-def parse_rows_query(buffer: bytes, start: int, end: int) -> bytes:
-    """The statement behind the rows that follow (its first byte is a length nobody may trust)."""
-    return buffer[start + 1 : end]
-
-
-def parse_annotate_rows(buffer: bytes, start: int, end: int) -> bytes:
-    """MariaDB's ROWS_QUERY."""
-    return buffer[start:end]
 
 
 @_checked

@@ -276,7 +276,7 @@ class Transactions:
                 )
             self._next = position.after(key, gno)
 
-    def _open_tagged(self, gtid: binlog.Gtid) -> None:
+    def _open_tagged(self, gtid: binlog.TaggedGtid) -> None:
         """MySQL's GTID with a tag (8.3): numbers count apart for each tag."""
         self._state = _OPENED
         self._commit_time = gtid.commit_time

@@ -297,6 +297,34 @@ def test_events_of_several_packets_arrive_in_one_piece(reader: MysqlReader, sour
     ]
 
 
+def test_original_commit_times_are_not_taken_for_ours(mysql_source_account: Account) -> None:
+    """SEMANTICS §1.5: the source's own commit, also where a replica logs that of its source beside it."""
+    account = mysql_source_account
+    run(account, f"CREATE TABLE a ({TABLE})")
+    reader = open_reader(account)
+    start, tables = reader.position(), describe(reader, account.database, "a")
+    now = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)"
+    before = account.server.execute(now)[0][0]
+    original = "SET SESSION original_commit_timestamp = 1500000000000000"
+    run(account, original, "INSERT INTO a VALUES (1, 'x')")
+    run(account, original, "SET gtid_next = 'AUTOMATIC:t'", "INSERT INTO a VALUES (2, 'x')")
+    after = account.server.execute(now)[0][0]
+    times = [item.commit_time for item in read_transactions(reader, start, tables)]
+    assert [before <= time <= after for time in times] == [True, True]
+    reader.close()
+
+
+def test_annotated_rows_are_rows(reader: MysqlReader, source_account: Account) -> None:
+    start, tables = reader.position(), describe(reader, source_account.database, "a")
+    name = "annotate_row_events" if source_account.server.kind == "mariadb" else "rows_query_log_events"
+    run(
+        source_account,
+        f"SET SESSION binlog_{name} = ON",
+        f"INSERT INTO a VALUES (1, '{'x' * 90}') /* {'y' * 300} */",
+    )
+    assert [c[3] for c in list_changes(read_transactions(reader, start, tables))] == [[(1, b"x" * 90)]]
+
+
 def test_truncate_is_a_change(reader: MysqlReader, source_account: Account) -> None:
     start, tables = reader.position(), describe(reader, source_account.database, "a")
     run(

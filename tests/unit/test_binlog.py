@@ -13,10 +13,7 @@ import zstandard
 from replicator.errors import UnsupportedEvent
 from replicator.readers import binlog
 from replicator.readers.binlog import (
-    Gtid,
-    GtidInterval,
     MariadbGtid,
-    MariadbGtidPosition,
     Query,
     Rotate,
     XaPrepare,
@@ -28,14 +25,8 @@ TAGGED = bytes.fromhex(  # MySQL 9.7: gtid_next='aaaaaaaa-…:zz:922337203685477
     "02a200000002" + "a902" * 16 + "04fffaffffffffffffff0604" + "7a7a0804"
     "0a0c0c7f6f2575a50061060e7f00c029f73d540510b50412" + "83120b"
 )  # fmt: skip
-PREVIOUS_TAGGED = bytes.fromhex(
-    "0103000000000001899aa6b7e7d811f19d5102fc0000000100010000000000000001000000000000000600000000000000"
-    "899aa6b7e7d811f19d5102fc00000001106d795f7461675f31010000000000000001000000000000000300000000000000"
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa047a7a0100000000000000fdffffffffffff7ffeffffffffffff7f"
-)
 MARIADB_PREPARED = bytes.fromhex("0300000000000000000000004c070000000302616263646501ff")
 MARIADB_COMMIT_ALTER = bytes.fromhex("07000000000000000000000029040600000000000000")
-MARIADB_LIST = bytes.fromhex("02000000050000009d0193590300000000000000000000009d0193590700000000000000")
 
 
 def test_headers_are_read_where_they_stand() -> None:
@@ -139,47 +130,10 @@ def test_what_does_not_inflate_is_refused(data: bytes) -> None:
         binlog.parse_query_compressed(raw, 0, len(raw))
 
 
-def build_gtid(commit: bytes, tail: bytes) -> bytes:
-    return struct.pack("<B16sqBqq", 1, SID, 42, 2, 7, 8) + commit + tail
-
-
-def test_gtid() -> None:
-    commit = (1795504427027264).to_bytes(7, "little")
-    raw = build_gtid(commit, b"\xfc\xb0\x04" + bytes(4))
-    assert binlog.parse_gtid(raw, 0, len(raw)) == Gtid(SID, 42, 1795504427027264, 7, 8, 1200, 1)
-
-
-def test_gtid_with_an_original_commit_time() -> None:
-    commit = (1795504427027264 | 1 << 55).to_bytes(7, "little") + (1500000000000000).to_bytes(7, "little")
-    raw = build_gtid(commit, b"\xb0" + bytes(8))
-    gtid = binlog.parse_gtid(raw, 0, len(raw))
-    assert (gtid.commit_time, gtid.transaction_length) == (1795504427027264, 0xB0)
-
-
 def test_gtid_with_a_tag() -> None:
     gtid = binlog.parse_gtid_tagged(TAGGED, 0, len(TAGGED))
-    assert gtid.sid == uuid.UUID("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa").bytes
-    assert (gtid.tag, gtid.gno) == ("zz", 9223372036854775805)
-    assert (gtid.commit_time, gtid.transaction_length) == (1795505264076143, 301)
-    assert (gtid.last_committed, gtid.sequence_number) == (1, 3)
-
-
-def test_previous_gtids() -> None:
-    raw = struct.pack("<Q", 1) + SID + struct.pack("<Qqqqq", 2, 1, 4, 7, 8)
-    assert binlog.parse_previous_gtids(raw, 0, len(raw)) == (
-        GtidInterval(SID, "", 1, 3),
-        GtidInterval(SID, "", 7, 7),
-    )
-    assert binlog.parse_previous_gtids(bytes(8), 0, 8) == ()
-
-
-def test_previous_gtids_with_tags() -> None:
-    found = binlog.parse_previous_gtids(PREVIOUS_TAGGED, 0, len(PREVIOUS_TAGGED))
-    assert found == (
-        GtidInterval(SID, "", 1, 5),
-        GtidInterval(SID, "my_tag_1", 1, 2),
-        GtidInterval(b"\xaa" * 16, "zz", 9223372036854775805, 9223372036854775805),
-    )
+    sid = uuid.UUID("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa").bytes
+    assert gtid == (sid, "zz", 9223372036854775805, 1795505264076143)
 
 
 def test_mariadb_gtids() -> None:
@@ -195,26 +149,10 @@ def test_mariadb_gtids() -> None:
     assert binlog.parse_mariadb_gtid(grouped, 0, len(grouped)) == MariadbGtid(5, 3, 6)
 
 
-def test_mariadb_gtid_list() -> None:
-    assert binlog.parse_mariadb_gtid_list(MARIADB_LIST, 0, len(MARIADB_LIST)) == (
-        MariadbGtidPosition(5, 1502806429, 3),
-        MariadbGtidPosition(0, 1502806429, 7),
-    )
-
-
-def test_heartbeats_of_both_versions() -> None:
-    assert binlog.parse_heartbeat(binlog.HEARTBEAT, b"binlog.000007", 0, 13) == ("binlog.000007", None)
-    raw = b"\x01\x0dbinlog.000007\x02\x09\xfe" + (1 << 33).to_bytes(8, "little") + b"\x00"
-    assert binlog.parse_heartbeat(binlog.HEARTBEAT_V2, raw, 0, len(raw)) == ("binlog.000007", 1 << 33)
-
-
 def test_small_events() -> None:
-    assert binlog.parse_xid(b"!" + (77).to_bytes(8, "little"), 1, 9) == 77
     raw = bytes.fromhex("00070000000300000002000000") + b"abcde"
     assert binlog.parse_xa_prepare(raw, 0, len(raw)) == XaPrepare(Xid(7, b"abc", b"de"), False)
     assert binlog.parse_incident(b"\x01\x00\x04lost", 0, 7) == (1, "lost")
-    assert binlog.parse_rows_query(b"\x06INSERT", 0, 7) == b"INSERT"
-    assert binlog.parse_annotate_rows(b"INSERT", 0, 6) == b"INSERT"
 
 
 # --- rows events up to their images -------------------------------------------------------------------------------------
@@ -307,12 +245,8 @@ PARSERS = {
     "format": (binlog.parse_format_description, build_format()),
     "rotate": (binlog.parse_rotate, struct.pack("<Q", 4) + b"f"),
     "query": (binlog.parse_query, build_query(b"\x05\x03UTC\x0c\x01a\0")),
-    "gtid": (binlog.parse_gtid, build_gtid(bytes(7), b"\xfc\xb0\x04")),
     "tagged": (binlog.parse_gtid_tagged, TAGGED),
-    "previous": (binlog.parse_previous_gtids, PREVIOUS_TAGGED),
     "mariadb": (binlog.parse_mariadb_gtid, MARIADB_PREPARED),
-    "list": (binlog.parse_mariadb_gtid_list, MARIADB_LIST),
-    "xid": (binlog.parse_xid, bytes(8)),
     "xa": (binlog.parse_xa_prepare, bytes.fromhex("00070000000300000002000000") + b"abcde"),
     "incident": (binlog.parse_incident, b"\x01\x00\x04lost"),
 }
