@@ -243,6 +243,18 @@ class MysqlReader:
         with self._session() as connection:
             return mysql_catalog.describe(connection, targets)
 
+    def _explain_reach(self, names: Sequence[TableName]) -> str:
+        with self._session() as connection:
+            reason = mysql_catalog.explain_reach(connection, names)
+            others = [str(name) for name in names if name.schema not in mysql_catalog.SYSTEM_SCHEMAS]
+            if others and not reason and not mysql_checks.may_see_triggers(connection):
+                log.warning(
+                    "%s: changed by a statement, not by rows; whether a trigger of it changed selected tables cannot be "
+                    "told: GRANT TRIGGER on it to this account, or set binlog_format=ROW in that session",
+                    ", ".join(others),
+                )
+        return reason
+
     def foreign_key_cascades_logged(self) -> bool:
         with self._session() as connection:
             return mysql_catalog.cascades_logged(connection)
@@ -279,7 +291,7 @@ class MysqlReader:
     ) -> Generator[StreamItem, None, None]:
         """See ``base.Reader.read``. A lost connection is waited for, however long; everything else is raised."""
         assert isinstance(start, MysqlPosition)
-        selection = Selection(tables, fold=self._server.fold)
+        selection = Selection(tables, fold=self._server.fold, explain_reach=self._explain_reach)
         position: MysqlPosition = start
         delay = FIRST_DELAY
         self._dump_id = 0

@@ -67,6 +67,31 @@ def cascades_logged(connection: Any) -> bool:
     return bool(rows) and str(rows[0]["value"]).upper() in ("OFF", "0")
 
 
+def explain_reach(connection: Any, names: Iterable[TableName]) -> str:
+    """Why a logged statement that names these tables may have changed rows of others: '' when it has not.
+
+    A statement says nothing of the table below a view or of what triggers do. Servers show triggers only to accounts
+    that have TRIGGER on the table.
+    """
+    for name in names:
+        if name.schema in SYSTEM_SCHEMAS:
+            continue
+        pair = [name.schema, name.table]
+        views = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND TABLE_TYPE = 'VIEW'"
+        if fetch(connection, views, pair):
+            return f"a change through the view {name} was logged as a statement, not as rows"
+        triggers = (
+            "SELECT TRIGGER_NAME FROM information_schema.TRIGGERS"
+            " WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s"
+        )
+        if found := fetch(connection, triggers, pair):
+            return (
+                f"a change of {name} was logged as a statement, and what its trigger {found[0]['trigger_name']} did "
+                "was not logged at all"
+            )
+    return ""
+
+
 def describe(connection: Any, targets: Mapping[TableName, str]) -> list[TableSchema]:
     """The schemas of the tables in ``targets`` (source name → target name), in that order.
 

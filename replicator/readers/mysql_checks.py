@@ -262,6 +262,12 @@ def _global_rights(connection: Any) -> set[str]:
     return found
 
 
+def may_see_triggers(connection: Any) -> bool:
+    """Whether the account has TRIGGER anywhere: servers hide triggers from everybody else."""
+    grants = (str(next(iter(row.values()))) for row in fetch(connection, "SHOW GRANTS"))
+    return any(re.search(r"\bTRIGGER\b|\bALL PRIVILEGES\b", grant) for grant in grants)
+
+
 def _check_select(connection: Any, tables: Iterable[TableSchema], account: str) -> Iterator[Requirement]:
     """Reading no row of every column, those included that the catalog would not show us, needs the rights of a load."""
     count = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from replicator.model import TableName, TableSchema
@@ -21,11 +21,26 @@ class Counters:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-class Selection:
-    """The tables whose changes are read; a table leaves with its schema change. ``fold``: names compare without case."""
+def _reach_nothing(_: Sequence[TableName]) -> str:
+    return ""
 
-    def __init__(self, tables: Iterable[TableSchema], *, fold: bool = False) -> None:
+
+class Selection:
+    """The tables whose changes are read; a table leaves with its schema change. ``fold``: names compare without case.
+
+    ``explain_reach`` says why a statement that names these other tables may have changed further ones, '' when not.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[TableSchema],
+        *,
+        fold: bool = False,
+        explain_reach: Callable[[Sequence[TableName]], str] = _reach_nothing,
+    ) -> None:
         self.fold = fold
+        self._explain_reach = explain_reach
+        self._plain: set[TableName] = set()  # other tables, found to reach no further
         self.tables = {table.source: table for table in tables}
         self._by_name = {self._key(table.source): table for table in tables}
 
@@ -39,3 +54,15 @@ class Selection:
         for name in names:
             self.tables.pop(name, None)
             self._by_name.pop(self._key(name), None)
+
+    def explain_reach(self, names: Sequence[TableName]) -> str:
+        """Why a statement that names these other tables may have changed selected ones; '' when it has not."""
+        asked = [name for name in names if name not in self._plain]
+        reason = self._explain_reach(asked) if asked else ""
+        if not reason:
+            self._plain.update(asked)
+        return reason
+
+    def forget_reach(self) -> None:
+        """A view or a trigger may have been made."""
+        self._plain.clear()

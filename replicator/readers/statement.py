@@ -33,13 +33,16 @@ class Meaning(enum.Enum):
 
 
 class Verdict(NamedTuple):
-    """``tables`` are selected tables; ``verb`` is what a skipped statement is counted under."""
+    """``tables`` are selected tables; ``verb`` is what a skipped statement is counted under; ``others`` are the tables
+    that skipped DML names.
+    """
 
     meaning: Meaning
     verb: str = ""
     tables: tuple[TableName, ...] = ()
     reason: str = ""
     name: str = ""
+    others: tuple[TableName, ...] = ()
 
 
 BEGIN: Final = Verdict(Meaning.BEGIN, "BEGIN")
@@ -287,13 +290,14 @@ class _Judge:
     # -- DML ------------------------------------------------------------------------------------------------------------
 
     def _judge_dml(self, verb: str) -> Verdict:
-        tables = self._find_selected(self._dml_names(verb))
+        names = self._dml_names(verb)
+        tables = self._find_selected(names)
         if tables:
             named = ", ".join(str(t) for t in tables)
             return Verdict(
                 Meaning.STOP, verb, tables, f"{verb} on {named} was logged as a statement, not as rows"
             )
-        return Verdict(Meaning.SKIP, verb)
+        return Verdict(Meaning.SKIP, verb, others=tuple(names))
 
     def _dml_names(self, verb: str) -> list[TableName]:
         if verb == "LOAD":

@@ -509,10 +509,15 @@ class Transactions:
         self, verdict: statement.Verdict, query: binlog.Query, log_pos: int
     ) -> StreamItem | _End | None:
         is_alone = self._state != _IN_GROUP
-        if verdict.meaning is Meaning.STOP:
+        reason = verdict.reason if verdict.meaning is Meaning.STOP else ""
+        if verdict.others:
+            reason = self._selection.explain_reach(verdict.others)
+        elif verdict.verb.startswith(("CREATE", "RENAME")):
+            self._selection.forget_reach()
+        if reason:
             self._refuse(
                 binlog.QUERY,
-                f"{verdict.reason} ({_shorten(query.statement)})",
+                f"{reason} ({_shorten(query.statement)})",
                 "set binlog_format=ROW at the source, globally and in the sessions that set it; then load again",
             )
         if verdict.meaning is Meaning.SKIP:

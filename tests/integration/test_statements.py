@@ -160,6 +160,48 @@ def test_a_function_that_writes_stops_the_source(reader: MysqlReader, source_acc
         read_until(reader, start, tables)
 
 
+@pytest.mark.parametrize(
+    ("made", "statement", "match"),
+    [
+        ("CREATE VIEW w AS SELECT * FROM a", "INSERT INTO w VALUES (1, 'x')", "through the view {0}.w"),
+        (
+            "CREATE TRIGGER g BEFORE INSERT ON c FOR EACH ROW INSERT INTO a VALUES (NEW.id, 'x')",
+            "INSERT INTO c VALUES (1, 'x')",
+            "its trigger g did was not logged",
+        ),
+    ],
+)
+def test_statements_that_reach_further_than_they_say_stop_the_source(
+    reader: MysqlReader, source_account: Account, made: str, statement: str, match: str
+) -> None:
+    """The table c and the view are not selected; a is, and has changed without one word of it in the log."""
+    account = source_account
+    account.server.execute(
+        f"GRANT TRIGGER ON {account.database}.* TO {account.user}; {made}", database=account.database
+    )
+    start, tables = reader.position(), describe(reader, account.database, "a")
+    account.server.execute(f"SET SESSION binlog_format = 'STATEMENT'; {statement}", database=account.database)
+    assert account.server.execute("SELECT * FROM a", database=account.database) == [(1, "x")]
+    with pytest.raises(UnsupportedEvent, match=match.format(account.database)):
+        read_until(reader, start, tables)
+
+
+def test_what_triggers_an_account_cannot_see_is_said(
+    reader: MysqlReader, source_account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = source_account
+    start, tables = reader.position(), describe(reader, account.database, "a")
+    for number in (1, 2):
+        account.server.execute(
+            f"SET SESSION binlog_format = 'STATEMENT'; INSERT INTO c VALUES ({number}, 'x')",
+            database=account.database,
+        )
+    account.server.execute("INSERT INTO a VALUES (3, 'x')", database=account.database)
+    assert len(list_changes(read_transactions(reader, start, tables))) == 1
+    [warning] = [record.getMessage() for record in caplog.records if "cannot be told" in record.getMessage()]
+    assert f"{account.database}.c" in warning
+
+
 def test_a_memory_table_is_emptied_when_its_server_was_restarted(
     reader: MysqlReader, source_account: Account
 ) -> None:

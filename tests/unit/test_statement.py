@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from replicator.model import TableName
+from replicator.readers.selected import Selection
 from replicator.readers.statement import Meaning, Verdict, classify
 
 ORDERS, ITEMS, ODD = TableName("shop", "orders"), TableName("shop", "items"), TableName("shop", "odd `name`")
@@ -171,3 +174,20 @@ def test_names_are_read_in_the_clients_character_set() -> None:
     assert latin1.tables == (table,)
     gbk = TableName("shop", "表格")
     assert classify("DROP TABLE 表格".encode("gbk"), "shop", {gbk}, charset=28).tables == (gbk,)
+
+
+def test_other_tables_are_asked_about_once_until_something_is_made() -> None:
+    asked: list[list[TableName]] = []
+
+    def explain(names: Sequence[TableName]) -> str:
+        asked.append(list(names))
+        return ""
+
+    selection = Selection([], explain_reach=explain)
+    plain, log = TableName("shop", "plain"), TableName("shop", "log")
+    for names in ([plain], [plain, log], [log]):
+        assert selection.explain_reach(names) == ""
+    assert asked == [[plain], [log]]
+    selection.forget_reach()
+    selection.explain_reach([log])
+    assert asked == [[plain], [log], [log]]
