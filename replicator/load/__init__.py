@@ -48,6 +48,7 @@ CHUNK_BYTES: Final = 8 << 20
 FEWEST_ROWS: Final = 100
 FRUITLESS_SECONDS: Final = 1.0
 FRUITLESS_ROUNDS: Final = 5  # snapshots in a row that were lost before one table was done
+BLOCKED_SECONDS: Final = 600.0  # how long others may keep the tables from us, by locks and ALTERs
 
 
 class Ends(Protocol):
@@ -186,6 +187,8 @@ class Loader:
         self._states: Mapping[TableName, TableState] = {}
         self._writers: list[ChunkWriter] = []
         self._waiting = ""
+        self._blocked = ""  # what the last round was given up for
+        self._blocked_since = 0.0
 
     # -- what is seen ------------------------------------------------------------------------------------------------
 
@@ -212,6 +215,10 @@ class Loader:
     def summarize(self) -> list[TableSummary]:
         """One line a table, for the end."""
         return self.progress.summarize(time.monotonic())
+
+    def note_blocked(self, reason: str) -> None:
+        """A worker has given its snapshot up for the source's own work."""
+        self._blocked = reason
 
     def is_abandoned(self, name: TableName) -> bool:
         return name in self._abandoned
@@ -260,9 +267,23 @@ class Loader:
             if self._errors:
                 raise self._errors[0]
             self._take_back_halves()
-            fruitless = 0 if len(self._finished) > done else fruitless + 1
+            fruitless = 0 if len(self._finished) > done or self._is_blocked_briefly() else fruitless + 1
             if fruitless and self._find_pending():
                 self._rest(fruitless)
+
+    def _is_blocked_briefly(self) -> bool:
+        """Whether the round was given up for the source's own work, which may take a while; says so, and rests."""
+        if not self._blocked:
+            self._blocked_since = 0.0
+            return False
+        reason, self._blocked = self._blocked, ""
+        self._blocked_since = self._blocked_since or time.monotonic()
+        if time.monotonic() - self._blocked_since > BLOCKED_SECONDS:
+            return False
+        self._report(f"source: {reason}")
+        self._pending = self._pending[1:] + self._pending[:1]  # others need not wait for this one
+        self._halt.wait(FRUITLESS_SECONDS)
+        return True
 
     def _find_pending(self) -> list[TableSchema]:
         self._pending = [
@@ -406,6 +427,8 @@ class _Worker:
                 self._progress.fail(job.copy.table.source)
             except SnapshotLost as error:
                 is_blocked = isinstance(error, SnapshotBlocked)
+                if is_blocked:
+                    self._loader.note_blocked(error.message)
                 for table in self._jobs.give_up() if is_blocked else [job.copy.table]:
                     log.warning("%s: the load starts again: %s", table.source, error.message)
                     self._progress.restart(table.source)

@@ -17,16 +17,18 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pymysql
 
-from replicator.errors import SnapshotLost, SourceError, SourceUnavailable
+from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError, SourceUnavailable
 from replicator.model import Column, Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, SnapshotSession
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition
+from replicator.readers.mysql_giveway import GiveWay
 from replicator.readers.mysql_ranges import Cut, build_condition, key_columns, split
 from replicator.readers.mysql_rows import RowParser, build_error, build_parser, read_rows, watch_peer
 from replicator.typemap.mysql import quote_name, select_expression
 
 UNLOCKED_ATTEMPTS: Final = 5
 SAME_POSITION_ATTEMPTS: Final = 10
+SHARED_ROWS: Final = 20_000  # a MariaDB table of more has a snapshot of its own
 LOCK_ROUNDS: Final = 8
 LOCK_WAIT_SECONDS: Final = 2  # writes queue behind a lock that waits: never longer
 LONGEST_BACK_OFF: Final = 10.0
@@ -61,6 +63,9 @@ class MysqlSession:
         self._connection = connection
         self._kind = kind
         self._selects: dict[TableName, tuple[bytes, RowParser]] = {}
+        self._held: frozenset[TableName] = frozenset()
+        self._wanted: Sequence[TableName] = ()  # what it was killed for
+        self.number: int = connection.thread_id()
         watch_peer(connection)
         _apply_settings(connection, kind)
 
@@ -74,28 +79,47 @@ class MysqlSession:
         return _query(self._connection, sql)
 
     def split(self, table: TableSchema, rows: int) -> Sequence[KeyRange]:
-        with self._savepoint():
+        with self._holding(table):
             return split(self, table, rows)
 
     def read(self, table: TableSchema, span: KeyRange) -> Iterator[list[Row]]:
         select, parse = self._select(table)
-        with self._savepoint():
+        with self._holding(table):
             yield from read_rows(self._connection, select + _where(build_condition(table, span)), parse)
 
     @contextlib.contextmanager
-    def _savepoint(self) -> Iterator[None]:
+    def _holding(self, table: TableSchema) -> Iterator[None]:
         """Give the table's metadata lock back when done, so that an ALTER never waits long (SEMANTICS §2.6).
 
         MariaDB keeps the lock whatever is rolled back to.
         """
-        if self._kind == "mysql":
-            self.query("SAVEPOINT chunk")
+        self._held |= {table.source}
         try:
+            if self._kind == "mysql":
+                self.query("SAVEPOINT chunk")
             yield
+        except SnapshotLost as error:
+            if self._wanted:
+                raise self._build_blocked() from None
+            raise error
         finally:
             if self._kind == "mysql" and self._connection.open:
                 with contextlib.suppress(SnapshotLost):  # what was read is whole; the next use will say it
                     self.query("ROLLBACK TO SAVEPOINT chunk")
+            if self._kind == "mysql":
+                self._held = frozenset()
+
+    def _build_blocked(self) -> SnapshotLost:
+        """On MariaDB all tables of the snapshot are in the way, on MySQL this one was."""
+        names = ", ".join(map(str, self._wanted[:5]))
+        kind = SnapshotLost if self._kind == "mysql" else SnapshotBlocked
+        return kind(f"the snapshot was given up: a statement at the source waited for our reading of {names}")
+
+    def held(self) -> frozenset[TableName]:
+        return self._held
+
+    def give_way(self, tables: Sequence[TableName]) -> None:
+        self._wanted = tables
 
     def _select(self, table: TableSchema) -> tuple[bytes, RowParser]:
         known = self._selects.get(table.source)
@@ -144,17 +168,23 @@ class MysqlSession:
 
 
 class MysqlSnapshot:
-    """Sessions that all see ``tables`` exactly as of ``position``."""
+    """Sessions that all see ``tables`` exactly as of ``position``, and give way to the source's own work."""
 
     def __init__(
-        self, position: Position, tables: Sequence[TableSchema], sessions: Sequence[MysqlSession]
+        self,
+        source: SnapshotSource,
+        position: Position,
+        tables: Sequence[TableSchema],
+        sessions: Sequence[MysqlSession],
     ) -> None:
         self.position = position
         self.tables = tuple(tables)
         self.sessions: tuple[SnapshotSession, ...] = tuple(sessions)
         self._sessions = tuple(sessions)
+        self._give_way = GiveWay(source.connect, source.kind, sessions)
 
     def close(self) -> None:
+        self._give_way.close()
         _close(self._sessions)
 
 
@@ -174,7 +204,7 @@ def open_snapshot(
     _refuse_prepared(source)
     units = _build_units(tables, inseparable)
     if source.kind == "mariadb":
-        return _open_mariadb(source, tables, workers)
+        return _open_mariadb(source, _pick_together(units), workers)
     if source.gtids:
         for _ in range(UNLOCKED_ATTEMPTS):
             snapshot = _open_unlocked(source, units, workers)
@@ -214,7 +244,7 @@ def _open_unlocked(source: SnapshotSource, units: Sequence[Unit], workers: int) 
         if touched is not None:
             quiet = [unit for unit in units if touched.isdisjoint(table.source for table in unit)]
             if quiet:
-                return MysqlSnapshot(position, [table for unit in quiet for table in unit], sessions)
+                return MysqlSnapshot(source, position, [table for unit in quiet for table in unit], sessions)
         _close(sessions)
         return None
 
@@ -284,7 +314,7 @@ def _try_locked(
             place = _read_gtids(source, sessions[0]) if source.gtids else _read_log_end(sessions[0])
         finally:
             _query(control, "UNLOCK TABLES")
-        return MysqlSnapshot(_build_position(source, place), tables, sessions), ""
+        return MysqlSnapshot(source, _build_position(source, place), tables, sessions), ""
 
 
 def _take_lock(control: Any, lock: str) -> bool:
@@ -337,7 +367,7 @@ def _find_blocker(control: Any) -> str:
 
 
 def _open_mariadb(source: SnapshotSource, tables: Sequence[TableSchema], workers: int) -> MysqlSnapshot:
-    """All tables at one position, in as many sessions as report that position, at least one."""
+    """All of ``tables`` at one position, in as many sessions as report that position, at least one."""
     with _sessions(source, workers) as sessions:
         places: list[tuple[str, int]] = []
         for _ in range(SAME_POSITION_ATTEMPTS):
@@ -354,7 +384,16 @@ def _open_mariadb(source: SnapshotSource, tables: Sequence[TableSchema], workers
             raise SourceError(
                 f"the source does not know the GTIDs at {file}:{offset}, where its snapshot stands"
             )
-        return MysqlSnapshot(MariadbPosition.of(source.server, _text(rows[0][0])), tables, same)
+        position = MariadbPosition.of(source.server, _text(rows[0][0]))
+        return MysqlSnapshot(source, position, tables, same)
+
+
+def _pick_together(units: Sequence[Unit]) -> list[TableSchema]:
+    """A snapshot keeps the lock of every table it has read, and is given up as a whole: a large table has its own, small
+    ones share one, for they are soon read again."""
+    if sum(table.rows_estimate for table in units[0]) > SHARED_ROWS:
+        return units[0]
+    return [table for unit in units if sum(t.rows_estimate for t in unit) <= SHARED_ROWS for table in unit]
 
 
 def _largest_group(
