@@ -2,9 +2,12 @@
 
 Each file runs three times over on each source product: whole, then loaded; its tables created, loaded empty and then
 filled by the stream, up to each table's first change of schema; and then the rest of it, which may pause tables. Every
-mirrored table must be equal afterwards. What is refused must say so; what fails on the source itself is counted.
+mirrored table must be equal afterwards. What is refused must say so; what fails on the source itself is counted. That rest
+counts apart: a change of schema belongs to it from the first one on that meets a table which has had rows. A table
+without a key is given an invisible one; where that cannot be, it is left out by ``skip`` and counted apart.
 
-The files are no part of the project: ``REPLICATOR_FIXTURES`` names their folder. Words select files by their path.
+The files are no part of the project: ``REPLICATOR_FIXTURES`` names their folder. Words select files by their path, or a
+product. Results are kept: see ``tests.matrix`` for ``JOBS``, ``SHARD`` and ``FRESH``.
 """
 
 from __future__ import annotations
@@ -13,21 +16,23 @@ import os
 import re
 import sys
 import tempfile
-import time
 import traceback
 import zlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pymysql
 
 # Imported before forking: most commands import what they need when they run.
 from replicator import cli, runner  # noqa: F401
-from replicator.servers import Server, start_mariadb, start_mysql
+from replicator.servers import Server
 from tests.accounts import Account, pick_name
 from tests.compare import Side, describe_difference
+from tests.matrix import Bench, Result, run_cells
 from tests.processes import PipelineFile, write_pipeline
 from tests.scripts import CREATE_TABLE, KEEPS_PLACE, Script, cut, divide, find_scripts
 
@@ -41,6 +46,11 @@ _FOREIGN = re.compile(
     r"|SELECT SLEEP|SET.*(BINLOG_|SQL_LOG_BIN)"
     r"|.{0,80}\b(FROM|INTO|TABLE|UPDATE|EXISTS)\s+`?(mysql|sys|performance_schema)`?\.)"
 )
+
+KEYLESS = "without a primary key or a unique NOT NULL key"
+BROKEN = "the source cannot open this table"
+MOST_REFUSED = 0.1
+"""Of the files that have tables."""
 
 # --- the source -------------------------------------------------------------------------------------------------------
 
@@ -146,8 +156,24 @@ class Outcome:
     equal: int = 0
     rows: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    keyless: int = 0
+    broken: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     different: list[str] = field(default_factory=list)
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """A table that is not mirrored: for want of a key, because its own server cannot read it, or refused."""
+        if KEYLESS in reason:
+            self.keyless += 1
+        elif BROKEN in reason:
+            self.broken += 1
+        else:
+            self.refused[name] = reason
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this replay ends before the first change of schema."""
+        return self.mode != "ddl"
 
     @property
     def word(self) -> str:
@@ -155,7 +181,9 @@ class Outcome:
             return "DIFFERENT"
         if self.refused:
             return "equal, some refused" if self.equal else "refused"
-        return "equal" if self.equal else "no tables"
+        if self.equal:
+            return "equal"
+        return "no keys" if self.keyless else "fails on the source" if self.failed else "no tables"
 
     def line(self) -> str:
         failed = f" {sum(self.failed.values())} failed on the source" if self.failed else ""
@@ -172,13 +200,13 @@ class Replay:
     target: Account
     folder: Path
     mode: str
-    _skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def pipeline(self, tables: Sequence[tuple[str, str]]) -> PipelineFile:
         several = len({schema for schema, _ in tables}) > 1
         chosen: dict[str, object] = {
             f"{schema}.{table}": {"skip": True}
-            if f"{schema}.{table}" in self._skipped
+            if f"{schema}.{table}" in self.skipped
             else {"to": self.target_name(schema, table, several)}
             for schema, table in tables
         }
@@ -195,7 +223,7 @@ class Replay:
         """Load; a table that the program names when it refuses is left out, and the load is tried again."""
         text = ""
         for _ in range(20):
-            if len(self._skipped) == len(tables):
+            if len(self.skipped) == len(tables):
                 return None, text
             pipeline = self.pipeline(tables)
             code, errors = run_forked(pipeline, "load")
@@ -203,10 +231,10 @@ class Replay:
                 return pipeline, ""
             text = f"exit {code}: {errors[-1500:] if 'Traceback' in errors else errors[:600]}"
             named = [f"{s}.{t}" for s, t in tables if is_named(s, t, errors)]
-            new = {name: plain_reason(text, name) for name in named if name not in self._skipped}
+            new = {name: plain_reason(text, name) for name in named if name not in self.skipped}
             if "Traceback" in errors or not new:
                 return None, text
-            self._skipped |= new
+            self.skipped |= new
         return None, text
 
     def compare(self, outcome: Outcome, tables: Sequence[tuple[str, str]], paused: dict[str, str]) -> None:
@@ -214,8 +242,8 @@ class Replay:
         there = set(self.source.tables())
         for schema, table in tables:
             name = f"{schema}.{table}"
-            if name in self._skipped or name in paused:
-                outcome.refused[name] = self._skipped.get(name) or paused[name]
+            if name in self.skipped or name in paused:
+                outcome.leave_out(name, self.skipped.get(name) or paused[name])
             elif (schema, table) not in there:
                 outcome.different.append(f"{name}: gone at the source, and not paused")
             else:
@@ -262,17 +290,23 @@ def replay_load(script: Script, source: Source, target: Account, folder: Path) -
         return outcome
     pipeline, text = replay.load(tables)
     if pipeline is None:
-        _fail(outcome, tables, text)
+        _fail(outcome, tables, text, replay.skipped)
     else:
         replay.compare(outcome, tables, {})
     return outcome
 
 
-def _fail(outcome: Outcome, tables: Sequence[tuple[str, str]], text: str) -> None:
+def _fail(
+    outcome: Outcome, tables: Sequence[tuple[str, str]], text: str, reasons: Mapping[str, str] | None = None
+) -> None:
+    """Nothing of this replay is mirrored: each table for its own reason, or for the one that ended all."""
+    reasons = reasons or {}
     if "Traceback" in text or not text:
         outcome.different.append(text or "no message")
     else:
-        outcome.refused |= {f"{s}.{t}": text for s, t in tables}
+        for schema, table in tables:
+            name = f"{schema}.{table}"
+            outcome.leave_out(name, reasons.get(name, text))
 
 
 def replay_stream(script: Script, source: Source, target: Account, folder: Path) -> list[Outcome]:
@@ -287,7 +321,7 @@ def replay_stream(script: Script, source: Source, target: Account, folder: Path)
     replay = Replay(script, source, target, folder, "stream")
     pipeline, text = replay.load(tables)
     if pipeline is None:
-        _fail(stream, tables, text)
+        _fail(stream, tables, text, replay.skipped)
         return [stream]
     source.run("USE replay")
     outcomes = []
@@ -343,24 +377,50 @@ def shorten(text: str, name: str) -> str:
     return re.sub(r"\d+", "N", " ".join(text.split()))[:300]
 
 
-def report(outcomes: list[Outcome]) -> int:
+def report(results: Sequence[Result]) -> int:
+    """Print what became of all; 1 when something differs, was not done, or too much is refused."""
+    outcomes = [Outcome(**found) for result in results for found in result.get("outcomes", ())]
+    whole = [o for o in outcomes if o.is_whole]
     print("\nrefused, and why:")
     reasons = Counter(shorten(text, name) for o in outcomes for name, text in o.refused.items())
     for reason, number in reasons.most_common():
         print(f"  {number:4} × {reason}")
-    print("\ncounts of replays:")
+    print("\ncounts of replays (ddl: what comes after the first change of schema):")
     for key, number in sorted(Counter((o.product, o.mode, o.word) for o in outcomes).items()):
-        print(f"  {key[0]:8} {key[1]:7} {key[2]:22} {number}")
-    failed = sum(sum(o.failed.values()) for o in outcomes)
-    equal, rows = sum(o.equal for o in outcomes), sum(o.rows for o in outcomes)
-    refused, different = sum(len(o.refused) for o in outcomes), [o for o in outcomes if o.different]
+        print(f"  {key[0]:8} {key[1]:7} {key[2]:22} {number:4}")
+    files = {o.script for o in whole if o.equal or o.refused or o.different}
+    refused = {o.script for o in whole if o.refused}
+    different = [o for o in outcomes if o.different]
+    print(f"\n{sum(o.equal for o in whole)} tables with {sum(o.rows for o in whole)} rows equal;", end=" ")
     print(
-        f"\n{equal} tables with {rows} rows equal, {refused} refused with a message, {failed} statements failed on the"
+        f"{sum(o.keyless for o in whole)} without a key left out, {sum(o.broken for o in whole)} that their own"
     )
-    print(f"source itself, {len(different)} DIFFERENT")
+    print(
+        f"server cannot open; {sum(sum(o.failed.values()) for o in whole)} statements failed on the source itself"
+    )
+    print(
+        f"{len(files)} files with tables, {len(refused)} of them with a table refused, {len(different)} DIFFERENT"
+    )
+    for name in sorted(refused):
+        print(f"  refused: {name}")
     for outcome in different:
         print(f"\n{outcome.line()}\n" + "\n".join(outcome.different))
-    return 1 if different else 0
+    bad = [result for result in results if result["bad"] and not result.get("outcomes")]
+    for result in bad:
+        print(f"\n{result['cell']}\n{result['bad']}")
+    return 1 if bad or different or len(refused) > MOST_REFUSED * len(files) else 0
+
+
+def replay_cell(scripts: Mapping[str, Script], bench: Bench, cell: str) -> Result:
+    """One file on one product."""
+    product, _, name = cell.partition(" ")
+    outcomes = replay_script(scripts[name], bench.source(product), bench.target)
+    bad = "; ".join(text for outcome in outcomes for text in outcome.different)
+    return {"bad": bad, "outcomes": [asdict(outcome) for outcome in outcomes]}
+
+
+SOURCE_SETTINGS: dict[str, Any] = {"event_scheduler": False}
+TARGET_SETTINGS: dict[str, Any] = {"require_secure_transport": False}
 
 
 def main(words: Sequence[str]) -> int:
@@ -369,19 +429,11 @@ def main(words: Sequence[str]) -> int:
         print("REPLICATOR_FIXTURES names no folder of sample data: nothing to replay")
         return 0
     products = [word for word in words if word in ("mysql", "mariadb")] or ["mysql", "mariadb"]
-    scripts = find_scripts(Path(folder), [word for word in words if word not in products])
-    outcomes: list[Outcome] = []
-    begin = time.monotonic()
-    with start_mysql(require_secure_transport=False) as target:
-        for product in products:
-            start = start_mysql if product == "mysql" else start_mariadb
-            with start(event_scheduler=False) as server:
-                for script in scripts:
-                    found = replay_script(script, server, target)
-                    outcomes += found
-                    print("\n".join(outcome.line() for outcome in found), flush=True)
-    print(f"\n{len(scripts)} scripts in {time.monotonic() - begin:.0f} s")
-    return report(outcomes)
+    chosen = find_scripts(Path(folder), [word for word in words if word not in products])
+    scripts = {script.name: script for script in chosen}
+    cells = [f"{product} {name}" for product in products for name in scripts]
+    work = partial(replay_cell, scripts)
+    return report(run_cells("replay", cells, work, settings=SOURCE_SETTINGS, target_settings=TARGET_SETTINGS))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ from replicator.startup import open_pipeline
 from replicator.stream import BatchLimits
 from tests.accounts import Account, make_target_account
 from tests.compare import assert_equal
-from tests.processes import PipelineFile, end, follow, write_pipeline
-from tests.tunnel import Carrier, Tunnel, at_random, is_refused, never
+from tests.faults.survival import Ends, survive_cuts
+from tests.processes import PipelineFile, end, write_pipeline
+from tests.tunnel import Carrier, Tunnel, is_refused
 from tests.workload import Writer, create_schema, writing
 
 SIZES = (1, 7, 1000)
-CUTS = 8
 PROGRAMS = 4
 TRANSACTIONS = 60
 
@@ -87,31 +87,7 @@ def test_batches_of_any_size_lead_to_the_same_target(
 def test_links_cut_at_any_byte_lose_nothing(
     source_account: Account, target_account: Account, tmp_path: Path, seed: int
 ) -> None:
-    source, target = source_account, target_account
-    create_schema(source.server, source.database)
-    pipeline = write_pipeline(tmp_path, source, target)
-    with (
-        Tunnel(source.server.host, source.server.port) as upper,
-        Tunnel(target.server.host, target.server.port) as lower,
-    ):
-        pipeline.edit("source", host=upper.host, port=upper.port, tls={"mode": "preferred"})
-        pipeline.edit("target", host=lower.host, port=lower.port, tls={"mode": "required"})
-        process = pipeline.start("run", "FILE")
-        follow(process, "state=")
-        upper.cutter, lower.cutter = at_random(seed), at_random(seed + 100)
-        with writing(source.server, source.database, seed, pace=0.002) as writer:
-            upper.cut()
-            lower.cut()
-            while min(upper.cuts, lower.cuts) < CUTS:
-                assert process.poll() is None, process.communicate()[0]
-                writer.wait(10)
-        upper.cutter = lower.cutter = never
-        upper.cut()
-        lower.cut()
-        code, output = end(process)
-        assert code == 0, output
-        pipeline.must("run", "FILE", "--until-current")
-    assert_equal(source.server, source.database, target.server, target.database)
+    survive_cuts(Ends(source_account, target_account, tmp_path), seed)
 
 
 class Mischief:

@@ -1,0 +1,143 @@
+"""Deaths, cut links and takeovers under write load, and the comparison after them: what one cell of the kill matrix does.
+
+Every transaction of the workload adds one to a counter and logs the number, so a transaction that was lost or applied
+twice shows whatever else it did.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.accounts import Account
+from tests.compare import assert_equal
+from tests.processes import PipelineFile, end, follow, write_pipeline
+from tests.tunnel import Tunnel, at_random, never
+from tests.workload import create_schema, writing
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """A source and a target of this test's own, and a folder for the pipeline file."""
+
+    source: Account
+    target: Account
+    folder: Path
+
+
+DYING = ("-m", "tests.faults.dying")
+PACE = 0.01
+"""Seconds between transactions: enough load for every point, and no backlog that takes longer than the test."""
+
+LOADING = {
+    "before-snapshot",
+    "after-snapshot",
+    "in-chunk-body",
+    "after-chunk-commit",
+    "before-stream",
+    "held-while-loading",
+    "before-foreign-keys",
+    "settling",
+}
+"""Points of a first start; the others are reached after a load just as well."""
+
+
+MOST_VISITS = {
+    "before-snapshot": 1,
+    "after-snapshot": 1,
+    "shutdown": 1,
+    "before-foreign-keys": 2,
+    "settling": 2,
+}
+"""Points that a run reaches no more often than this."""
+
+
+def die(pipeline: PipelineFile, point: str, times: int) -> None:
+    """Run until the planted death, and make sure that it was the end."""
+    process = pipeline.start("run", "FILE", program=(*DYING, point, str(times)))
+    if point == "shutdown":
+        follow(process, "state=")
+        process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, f"exit {process.returncode}\n{output}"
+
+
+def assert_mirrored(pipeline: PipelineFile, ends: Ends) -> None:
+    """Level with the source, equal in every row, and without a word of doubt left behind."""
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(ends.source.server, ends.source.database, ends.target.server, ends.target.database)
+    status = pipeline.status()
+    assert {table["state"] for table in status["tables"]} == {"streaming"}
+    assert not any(table["error"] for table in status["tables"])
+
+
+def survive(ends: Ends, deaths: list[tuple[str, int]], seed: int) -> None:
+    """Die as told, one death after the other, while the source is written to; then run in peace and compare."""
+    source = ends.source
+    create_schema(source.server, source.database)
+    pipeline = write_pipeline(ends.folder, source, ends.target)
+    if deaths[0][0] not in LOADING:
+        pipeline.must("load", "FILE")
+    with writing(source.server, source.database, seed, pace=PACE) as writer:
+        writer.wait(10)
+        for point, times in deaths:
+            die(pipeline, point, times)
+        process = pipeline.start("run", "FILE")
+        follow(process, "state=")
+        writer.wait(20)
+    code, output = end(process)
+    assert code == 0, output
+    assert_mirrored(pipeline, ends)
+
+
+def survive_cuts(ends: Ends, seed: int, cuts: int = 8) -> None:
+    """Both links are cut again and again, after any number of bytes."""
+    source, target = ends.source, ends.target
+    create_schema(source.server, source.database)
+    pipeline = write_pipeline(ends.folder, source, target)
+    with (
+        Tunnel(source.server.host, source.server.port) as upper,
+        Tunnel(target.server.host, target.server.port) as lower,
+    ):
+        pipeline.edit("source", host=upper.host, port=upper.port, tls={"mode": "preferred"})
+        pipeline.edit("target", host=lower.host, port=lower.port, tls={"mode": "required"})
+        process = pipeline.start("run", "FILE")
+        follow(process, "state=")
+        upper.cutter, lower.cutter = at_random(seed), at_random(seed + 100)
+        with writing(source.server, source.database, seed, pace=0.002) as writer:
+            upper.cut()
+            lower.cut()
+            while min(upper.cuts, lower.cuts) < cuts:
+                assert process.poll() is None, process.communicate()[0]
+                writer.wait(10)
+        upper.cutter = lower.cutter = never
+        upper.cut()
+        lower.cut()
+        code, output = end(process)
+        assert code == 0, output
+        pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target.server, target.database)
+
+
+def survive_takeovers(ends: Ends, seed: int, turns: int = 3) -> None:
+    """Newcomers take over at random moments, also before the older process has begun to stream."""
+    chance = random.Random(seed)
+    source = ends.source
+    create_schema(source.server, source.database)
+    pipeline = write_pipeline(ends.folder, source, ends.target)
+    with writing(source.server, source.database, seed, pace=PACE) as writer:
+        process = pipeline.start("run", "FILE")
+        for _ in range(turns):
+            follow(process, "state=")
+            writer.wait(chance.randrange(1, 20))
+            newer = pipeline.start("run", "FILE")
+            output, _ = process.communicate(timeout=60)
+            assert process.returncode == 5, output
+            process = newer
+        follow(process, "state=")
+        writer.wait(10)
+    code, output = end(process)
+    assert code == 0, output
+    assert_mirrored(pipeline, ends)
