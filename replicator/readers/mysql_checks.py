@@ -131,6 +131,10 @@ def _check_row_format(variables: Mapping[str, str], kind: str) -> Iterator[Requi
         message = f"binlog_row_value_options is {options}: JSON columns are logged in part only"
         fix = _set_global("binlog_row_value_options", "", kind)
         yield Requirement("source.binlog_row_value_options", "fail", "binlog_row_value_options", message, fix)
+    elif "binlog_row_value_options" in variables:
+        yield Requirement(
+            "source.binlog_row_value_options", "pass", "binlog_row_value_options", "whole values"
+        )
 
 
 def _set_global(name: str, value: str, kind: str) -> str:

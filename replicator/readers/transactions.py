@@ -70,7 +70,6 @@ _PASSED_OVER: Final = frozenset(
         binlog.PREVIOUS_GTIDS,
         binlog.TRANSACTION_CONTEXT,
         binlog.VIEW_CHANGE,
-        binlog.IGNORABLE,
         binlog.MARIADB_ANNOTATE_ROWS,
         binlog.MARIADB_BINLOG_CHECKPOINT,
         binlog.MARIADB_GTID_LIST,
@@ -430,9 +429,9 @@ class Transactions:
             self._refuse(
                 kind, f"the source lost events: {incident.message}", "run `replicator drop`, then load again"
             )
-        if kind in binlog.EVENT_NAMES or not flags & binlog.LOG_EVENT_IGNORABLE_F:
-            if kind in binlog.EVENT_NAMES:
-                self._refuse_order(kind)
+        if kind in binlog.EVENT_NAMES and kind != binlog.IGNORABLE:
+            self._refuse_order(kind)
+        if not flags & binlog.LOG_EVENT_IGNORABLE_F:
             self._refuse(
                 kind, "an event that this version does not know", "report it with the server's version"
             )

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from replicator.servers import Server, start_mysql
+from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account
 from tests.compare import Side, assert_equal, describe_difference
 from tests.processes import PipelineFile, end, follow, write_pipeline
@@ -188,6 +188,19 @@ def test_a_source_without_a_log(target_account: Account, tmp_path: Path) -> None
         pipeline = write_pipeline(tmp_path, source, target_account)
         said = fail(pipeline, "run", "FILE", exit_code=4)
     assert "log_bin" in said
+
+
+@pytest.mark.parametrize("start", [start_mysql, start_mariadb])
+def test_a_log_that_leaves_a_selected_database_out(
+    start: Callable[..., Server], target_account: Account, tmp_path: Path
+) -> None:
+    with start(binlog_do_db="other") as server, make_source_account(server) as source:
+        write(source, "CREATE TABLE a (id INT PRIMARY KEY); INSERT INTO a VALUES (1)")
+        pipeline = write_pipeline(tmp_path, source, target_account)
+        said = fail(pipeline, "run", "FILE", exit_code=4)
+    assert "source.filters" in said
+    assert f"binlog_do_db = {source.database}" in said
+    assert target_account.query("SHOW TABLES") == []
 
 
 # --- positions --------------------------------------------------------------------------------------------------------

@@ -91,8 +91,11 @@ def test_a_right_by_an_active_role_counts(table: Account) -> None:
         table.server.execute(f"DROP ROLE {role}")
 
 
-def test_engines_outside_snapshots_are_warned_of(table: Account) -> None:
-    table.server.execute("ALTER TABLE t ENGINE = MyISAM", database=table.database)
+@pytest.mark.parametrize("engine", ["MyISAM", "MEMORY", "Aria"])
+def test_engines_outside_snapshots_are_warned_of(table: Account, engine: str) -> None:
+    if engine == "Aria" and table.server.kind == "mysql":
+        pytest.skip("an engine of MariaDB's")
+    table.server.execute(f"ALTER TABLE t ENGINE = {engine}", database=table.database)
     found = run_check(table)["tables.engine"]
     assert (found.status, found.subject) == ("warn", f"{table.database}.t")
     table.server.execute(found.fix)
@@ -103,6 +106,7 @@ SETTINGS: dict[str, tuple[str, str]] = {
     "binlog_format": ("MIXED", "fail"),
     "binlog_row_image": ("MINIMAL", "fail"),
     "binlog_row_metadata": ("MINIMAL", "fail"),
+    "binlog_row_value_options": ("PARTIAL_JSON", "fail"),
     "server_id": ("0", "fail"),
 }
 
@@ -112,7 +116,7 @@ def unfit_source(request: pytest.FixtureRequest) -> Iterator[Server]:
     start = start_mysql if request.param == "mysql" else start_mariadb
     values: dict[str, Any] = {name: value for name, (value, _) in SETTINGS.items()}
     if request.param == "mariadb":
-        del values["server_id"]  # not to be had there
+        del values["server_id"], values["binlog_row_value_options"]  # not to be had there
     with start(**values, binlog_expire_logs_seconds=3600, binlog_ignore_db="hidden") as server:
         yield server
 
@@ -127,6 +131,7 @@ def test_unfit_settings_are_named_and_their_fixes_work(unfit_source: Server) -> 
     expected |= {"source.retention": "warn", "source.filters": "fail"}
     if unfit_source.kind == "mariadb":
         del expected["source.server_id"]
+    assert "source.binlog_row_value_options" in found or unfit_source.kind == "mariadb"
     for check_id, status in expected.items():
         assert (check_id, found[check_id].status) == (check_id, status)
         if check_id != "source.filters":
@@ -141,6 +146,7 @@ def test_unfit_settings_are_named_and_their_fixes_work(unfit_source: Server) -> 
     unfit_source.settings |= {"server_id": 1, "binlog_expire_logs_seconds": 604800}
     again = run_check(root)
     assert {again[check_id].status for check_id in expected if check_id != "source.filters"} == {"pass"}
+    unfit_source.settings["binlog_row_value_options"] = None
     unfit_source.restart()
     assert {run_check(root)[check_id].status for check_id in expected} == {"pass"}
 
@@ -203,6 +209,15 @@ def test_a_log_of_other_databases_only_is_named_and_its_fix_works(start: Callabl
         server.execute("INSERT INTO lost.t VALUES (1)")
         events = server.execute(f"SHOW BINLOG EVENTS IN '{server.execute('SHOW BINARY LOGS')[-1][0]}'")
         assert any("lost.t" in str(event) for event in events)
+
+
+def test_a_source_without_gtids_is_warned_of_and_the_fix_works() -> None:
+    with start_mysql(gtid_mode=False) as server:
+        root = Account(server, "root", server.password, "mysql")
+        found = run_check(root, [])["source.gtid_mode"]
+        assert found.status == "warn"
+        server.execute(found.fix)
+        assert run_check(root, [])["source.gtid_mode"].status == "pass"
 
 
 def test_a_hidden_generated_key_is_mirrored() -> None:
