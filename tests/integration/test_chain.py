@@ -138,6 +138,7 @@ def test_two_servers_that_write_to_one_domain_are_refused() -> None:
         reader.close()
 
 
+@pytest.mark.full
 def test_a_pipeline_follows_a_replica_through_its_outage(
     chain: Chain, account: Account, target_account: Account, tmp_path: Path
 ) -> None:

@@ -18,7 +18,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize(
+    "what", ["rows", *(pytest.param(name, marks=pytest.mark.full) for name in ("table", "statement"))]
+)
 @pytest.mark.parametrize("start", [start_mysql, start_mariadb])
 def test_a_damaged_event_stops_the_source(start: Callable[..., Server], what: str) -> None:
     statement, text = CHANGES[what]

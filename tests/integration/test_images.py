@@ -26,7 +26,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("compressed", [False, pytest.param(True, marks=pytest.mark.full)])
 @pytest.mark.parametrize(("variable", "value", "change"), CASES)
 def test_a_transaction_with_a_partial_image_stops_the_source_as_a_whole(
     source_account: Account, variable: str, value: str, change: str, compressed: bool
