@@ -80,6 +80,12 @@ class SourceUnavailable(SourceError):
     retryable = True
 
 
+class SourceLocked(SourceUnavailable):
+    """A lock at the source that a snapshot needs is held by somebody, whom the message names as far as may be."""
+
+    code = "source_locked"
+
+
 class SourceTaken(SourceError):
     """Another process has begun to read for this pipeline; the target's epoch says who has it now (SEMANTICS §4.4)."""
 

@@ -26,6 +26,8 @@ from replicator.errors import (
     SchemaMismatch,
     SnapshotBlocked,
     SnapshotLost,
+    SourceError,
+    SourceLocked,
     SourceUnavailable,
     TargetUnavailable,
 )
@@ -312,6 +314,7 @@ class Loader:
 
     def _open_snapshot(self) -> Snapshot | None:
         """A snapshot for some of what is pending, waiting through the source's outages; None when told to stop."""
+        begun = time.monotonic()
         for delay in build_delays():
             try:
                 snapshot = self._ends.reader.open_snapshot(
@@ -319,6 +322,10 @@ class Loader:
                 )
                 self._refuse_early(snapshot)
             except (SourceUnavailable, SnapshotLost) as error:
+                if isinstance(error, SourceLocked) and time.monotonic() - begun > BLOCKED_SECONDS:
+                    raise SourceError(
+                        f"{error.message}; given up after {BLOCKED_SECONDS:.0f} s", hint=error.hint
+                    ) from None
                 self._report(f"source: {error.message}")
                 log.warning("load: %s", error.message)
                 if self._stop.wait(delay):

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pymysql
 
-from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError, SourceUnavailable
+from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError, SourceLocked
 from replicator.model import Column, Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, SnapshotSession
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition
@@ -198,7 +198,7 @@ def open_snapshot(
     """A snapshot in ``workers`` sessions (or fewer) that is exact for at least one of ``tables``; of a set of
     ``inseparable`` ones for all or none.
 
-    Raises SourceUnavailable where a lock cannot be had, naming who holds it; SourceError for a missing grant or
+    Raises SourceLocked where a lock cannot be had, naming who holds it; SourceError for a missing grant or
     prepared XA transactions; SnapshotLost when ``stop`` is set or a connection is lost.
     """
     _refuse_prepared(source)
@@ -291,7 +291,7 @@ def _open_locked(
     if snapshot is not None:
         return snapshot
     names = ", ".join(str(table.source) for table in tables)
-    raise SourceUnavailable(
+    raise SourceLocked(
         f"no lock could be had in {LOCK_WAIT_SECONDS} s on any of {names}; {blocker}",
         hint="end the transaction that holds the table, or load when the source is quieter",
     )

@@ -15,7 +15,7 @@ import pytest
 from replicator.checkpoint import acquire
 from replicator.config import Endpoint, ExistingRows, Secret, Source, SourceType, TableRule, Tls, TlsMode
 from replicator.config.selection import SelectedTable, Selection
-from replicator.errors import DataError, SchemaMismatch, TargetUnavailable
+from replicator.errors import DataError, SchemaMismatch, SourceError, TargetUnavailable
 from replicator.load import Loader, add_foreign_keys, prepare_tables
 from replicator.model import Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, Snapshot
@@ -576,3 +576,26 @@ def test_foreign_keys_come_after_the_load_and_orphans_are_told(
     assert (
         "CONSTRAINT `to_parent` FOREIGN KEY (`parent`) REFERENCES `parent` (`id`) ON DELETE CASCADE" in create
     )
+
+
+def test_a_lock_that_cannot_be_had_ends_the_load_after_a_stated_time_and_names_the_holder(
+    mysql_source_account: Account, target_account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every attempt without a lock fails; whoever holds the table is named, and nobody waits for ever."""
+    account = mysql_source_account
+    for name, value in {"UNLOCKED_ATTEMPTS": 0, "LOCK_ROUNDS": 1, "LOCK_WAIT_SECONDS": 1}.items():
+        monkeypatch.setattr(f"replicator.readers.mysql_snapshot.{name}", value)
+    monkeypatch.setattr("replicator.load.BLOCKED_SECONDS", 0.1)
+    account.server.execute(f"GRANT PROCESS ON *.* TO {account.user}")
+    run_at(account, ORDERS)
+    with (
+        pipe(account, target_account, "orders") as both,
+        account.server.connect(database=account.database, autocommit=False) as holder,
+    ):
+        holder.cursor().execute(insert_orders(1, 1))
+        late = threading.Timer(12, both.stop.set)
+        late.start()
+        with pytest.raises(SourceError, match=rf"connection {holder.thread_id()}, root@.*given up") as caught:
+            both.run()
+        late.cancel()
+        assert not caught.value.retryable
