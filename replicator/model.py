@@ -127,7 +127,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class UniqueKey:
-    """A unique key of the target as the planner sees it.
+    """A unique key of the target as the planner sees it; the name of the table's key is the target's own.
 
     ``ordinals`` index ``TableSchema.columns``. ``exact`` is False where equality cannot be told from the row alone
     (expressions, generated columns, prefixes): changes that may meet in such a key go through in source order.

@@ -40,7 +40,8 @@ from replicator.tablestate import (
     read_tables,
     set_table,
 )
-from replicator.target import external_children
+from replicator.target import external_children, name_key_index
+from replicator.target import read_tables as read_target_tables
 
 log = logging.getLogger("replicator")
 
@@ -174,6 +175,7 @@ class _Opening:
         prepare_tables(
             session, lease, tables, selection, self._stop, cascading=frozenset().union(*inseparable)
         )
+        tables = _name_key_indexes(session, tables)
         external = external_children(session, {table.target for table in tables})
         session.rollback()
         opened = Opened(
@@ -194,6 +196,16 @@ class _Opening:
         opened.read_from = _find_read_from(opened)
         reader.verify_position(opened.read_from)
         return opened
+
+
+def _name_key_indexes(session: Session, tables: Iterable[TableSchema]) -> tuple[TableSchema, ...]:
+    """Statements force the key's index; a target table of other making, or with a promoted key, names it otherwise."""
+    tables = tuple(tables)
+    existing = read_target_tables(session, [table.target for table in tables])
+    return tuple(
+        name_key_index(table, existing[table.target]) if table.target in existing else table
+        for table in tables
+    )
 
 
 def _start_again(session: Session, lease: Lease, tables: Iterable[TableSchema]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from replicator import ddl
 from replicator.errors import SchemaMismatch, TargetError, TargetRetry, TargetUnavailable
 from replicator.foreignkeys import ExternalChild
-from replicator.model import Column, ForeignKey, Index, IndexPart, Kind, TableSchema
+from replicator.model import Column, ForeignKey, Index, IndexPart, Kind, TableSchema, UniqueKey
 from replicator.typemap import collation
 from replicator.typemap.capacity import find_loss
 from replicator.typemap.expression import parse_on_update
@@ -65,6 +65,20 @@ class TargetIndex(NamedTuple):
     whole: bool
 
 
+class TargetForeignKey(NamedTuple):
+    """``parent`` is '' for a table of another database; RESTRICT is told as NO ACTION, which does the same."""
+
+    name: str
+    parent: str
+    columns: tuple[str, ...]
+    on_delete: str
+    on_update: str
+
+    @property
+    def cascades(self) -> bool:
+        return {self.on_delete, self.on_update} != {NO_ACTION}
+
+
 @dataclass(frozen=True, slots=True)
 class TargetTable:
     """A table as the target's catalog has it; column names are in lower case, as MySQL compares them."""
@@ -76,11 +90,12 @@ class TargetTable:
     indexes: tuple[TargetIndex, ...]
     triggers: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
-    foreign_keys: tuple[tuple[str, str, tuple[str, ...]], ...] = ()  # name, parent, columns
+    foreign_keys: tuple[TargetForeignKey, ...] = ()
 
 
 # --- reading --------------------------------------------------------------------------------------
 
+NO_ACTION: Final = "NO ACTION"
 _HERE: Final = "TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ({})"
 _TABLES: Final = (
     f"SELECT TABLE_NAME, TABLE_TYPE, COALESCE(ENGINE, '') FROM information_schema.TABLES WHERE {_HERE}"
@@ -102,9 +117,11 @@ _CHECKS: Final = (
     f" WHERE {_HERE} AND CONSTRAINT_TYPE = 'CHECK' AND ENFORCED = 'YES'"
 )
 _FOREIGN_KEYS: Final = (
-    "SELECT TABLE_NAME, CONSTRAINT_NAME, REFERENCED_TABLE_SCHEMA = DATABASE(), REFERENCED_TABLE_NAME, COLUMN_NAME"
-    f" FROM information_schema.KEY_COLUMN_USAGE WHERE {_HERE} AND REFERENCED_TABLE_NAME IS NOT NULL"
-    " ORDER BY TABLE_NAME, CONSTRAINT_NAME, ORDINAL_POSITION"
+    "SELECT k.TABLE_NAME, CONSTRAINT_NAME, k.REFERENCED_TABLE_SCHEMA = DATABASE(), k.REFERENCED_TABLE_NAME,"
+    " k.COLUMN_NAME, r.DELETE_RULE, r.UPDATE_RULE FROM information_schema.KEY_COLUMN_USAGE k"
+    " JOIN information_schema.REFERENTIAL_CONSTRAINTS r USING (CONSTRAINT_SCHEMA, CONSTRAINT_NAME)"
+    f" WHERE {_HERE.replace('TABLE_', 'k.TABLE_')} AND k.REFERENCED_TABLE_NAME IS NOT NULL"
+    " ORDER BY k.TABLE_NAME, CONSTRAINT_NAME, k.ORDINAL_POSITION"
 )
 
 
@@ -190,11 +207,21 @@ def _build_indexes(rows: Iterable[tuple[Any, ...]]) -> tuple[TargetIndex, ...]:
     )
 
 
-def _build_foreign_keys(rows: Iterable[tuple[Any, ...]]) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+def _build_foreign_keys(rows: Iterable[tuple[Any, ...]]) -> tuple[TargetForeignKey, ...]:
     return tuple(
-        (name, parts[0][1] if parts[0][0] else "", tuple(part[2].lower() for part in parts))
+        TargetForeignKey(
+            name,
+            parts[0][1] if parts[0][0] else "",
+            tuple(part[2].lower() for part in parts),
+            *map(plain_rule, parts[0][3:5]),
+        )
         for name, parts in _group(rows).items()
     )
+
+
+def plain_rule(rule: str) -> str:
+    """A rule of a foreign key by what it does: InnoDB checks RESTRICT and NO ACTION alike, at once."""
+    return NO_ACTION if rule == "RESTRICT" else rule
 
 
 def exists(session: Queries, table: str) -> bool:
@@ -224,6 +251,17 @@ def compare(schema: TableSchema, table: TargetTable) -> list[Difference]:
     return differences
 
 
+def name_key_index(schema: TableSchema, table: TargetTable) -> TableSchema:
+    """``schema`` with its key under the name that the target's own index has: every statement names that index."""
+    columns = {schema.columns[at].name.lower() for at in schema.key}
+    names = [i.name for i in table.indexes if i.unique and i.whole and set(i.columns) == columns]
+    own = [key.name for key in schema.unique_keys if key.ordinals == schema.key]
+    if not names or (own and own[0] in names):
+        return schema
+    rest = tuple(key for key in schema.unique_keys if key.ordinals != schema.key)
+    return replace(schema, unique_keys=(UniqueKey(names[0], schema.key), *rest))
+
+
 def refuse_unfit(schema: TableSchema, table: TargetTable) -> list[Difference]:
     """Raise SchemaMismatch with every fatal difference; return the others."""
     differences = compare(schema, table)
@@ -251,10 +289,12 @@ def _compare_table(schema: TableSchema, table: TargetTable) -> list[Difference]:
     for name in table.checks:
         found.append(Difference("", f"CHECK constraint {name} may refuse rows of the source", False))
     known = {tuple(c.lower() for c in fk.columns) for fk in schema.foreign_keys}
-    for name, parent, columns in table.foreign_keys:
-        if columns not in known:
-            parent = parent or "another database"
-            found.append(Difference("", f"foreign key {name} to {parent} is not at the source", False))
+    for key in table.foreign_keys:
+        if key.columns not in known:
+            message = f"foreign key {key.name} to {key.parent or 'another database'} is not at the source"
+            if key.cascades:
+                message += ", and its cascades would change rows that the source keeps"
+            found.append(Difference("", message, key.cascades))
     return found
 
 
@@ -513,6 +553,8 @@ __all__ = [
     "fit_expressions",
     "folds_names",
     "is_empty",
+    "name_key_index",
+    "plain_rule",
     "read_tables",
     "refuse_unfit",
 ]

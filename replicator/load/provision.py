@@ -166,19 +166,30 @@ def _refuse_keyless_child(
     table: TableSchema, existing: target.TargetTable, tables: Sequence[TableSchema]
 ) -> None:
     """A table of other making must have the keys whose cascades the source does not log: only they do that work."""
-    targets = {other.source: other.target for other in tables}
-    made = {(parent.lower(), tuple(map(str.lower, columns))) for _, parent, columns in existing.foreign_keys}
+    selected = {other.source: other for other in tables}
+    made = {(key.parent.lower(), key.columns): key for key in existing.foreign_keys}
     for key in table.foreign_keys:
-        parent = targets.get(key.parent)
-        if not key.cascades or parent is None:
+        if not key.cascades or key.parent not in selected:
             continue
-        if (parent.lower(), tuple(map(str.lower, key.columns))) not in made:
-            statement = "; ".join(ddl.build_foreign_keys(table, {t.source: t for t in tables}))
+        parent = selected[key.parent].target
+        found = made.get((parent.lower(), tuple(map(str.lower, key.columns))))
+        rules = (target.plain_rule(key.on_delete), target.plain_rule(key.on_update))
+        if found is not None and found[3:] == rules:
+            continue
+        wanted = "; ".join(ddl.build_foreign_keys(replace(table, foreign_keys=(key,)), selected))
+        if found is None:
             raise SchemaMismatch(
                 f"{table.target}: it lacks the foreign key {key.name} to {parent}, and the source does not log what that"
                 " key does",
-                hint=f"at the target: {statement}",
+                hint=f"at the target: {wanted}",
             )
+        drop = f"ALTER TABLE {ddl.quote_name(table.target)} DROP FOREIGN KEY {ddl.quote_name(found.name)}"
+        raise SchemaMismatch(
+            f"{table.target}: its foreign key {found.name} to {parent} is ON DELETE {found.on_delete} ON UPDATE"
+            f" {found.on_update}, the source's is ON DELETE {rules[0]} ON UPDATE {rules[1]}, and the source does not"
+            " log what that key does",
+            hint=f"at the target: {drop}; {wanted}",
+        )
 
 
 # --- creating and emptying --------------------------------------------------------------------------------------------
@@ -300,7 +311,7 @@ def _add_keys(
     existing: target.TargetTable,
     position: str,
 ) -> None:
-    names = {name for name, _, _ in existing.foreign_keys}
+    names = {key.name for key in existing.foreign_keys}
     lacking = [
         key for key in table.foreign_keys if ddl.build_constraint_name(key, table, selected) not in names
     ]

@@ -510,7 +510,14 @@ def _build_select(table: TableSchema, columns: Sequence[Column]) -> bytes:
 
 def _build_from(table: TableSchema, *, force: bool = False) -> bytes:
     """``force``: along the key's index, in whose order the target takes rows fastest."""
-    keys = [key.name for key in table.unique_keys if key.ordinals == table.key]
+    parts = [(table.columns[ordinal].name, None) for ordinal in table.key]
+    # The names of ``unique_keys`` are the target's.
+    keys = [
+        index.name
+        for index in table.indexes
+        if index.kind in ("primary", "unique")
+        and [(part.column, part.prefix) for part in index.parts] == parts
+    ]
     index = f" FORCE INDEX ({quote_name(keys[0])})" if force and keys else ""
     return f" FROM {_quote_table(table.source)}{index}".encode()
 

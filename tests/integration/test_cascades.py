@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from replicator.servers import Server
 from tests.accounts import Account
 from tests.compare import assert_equal
 from tests.processes import PipelineFile, write_pipeline
@@ -18,6 +20,18 @@ TABLES = (
     f"CREATE TABLE parent (id INT PRIMARY KEY, v VARCHAR(10)); {CHILD}; CREATE TABLE other (id INT PRIMARY KEY);"
     "INSERT INTO parent VALUES (1, 'a'), (2, 'b'), (3, 'c'); INSERT INTO child VALUES (1, 1), (2, 2), (3, 3), (4, 3)"
 )
+
+
+@pytest.fixture(params=["mysql", "mysql_unlogged", "mariadb"])
+def source_server(request: pytest.FixtureRequest) -> Server:
+    """MySQL twice: whether its log tells what cascades do is a setting."""
+    server: Server = request.getfixturevalue(f"{request.param}_source")
+    return server
+
+
+def logs_cascades(account: Account) -> bool:
+    server = account.server
+    return server.kind == "mysql" and not server.settings.get("innodb_native_foreign_keys")
 
 
 @pytest.fixture
@@ -45,7 +59,7 @@ def test_a_table_is_paused_with_the_parent_whose_cascades_it_would_miss(
     assert found["parent"][0] == "paused"
     assert found["other"] == ("streaming", None)
     children = [row[0] for row in target_account.query("SELECT id FROM child ORDER BY id")]
-    if source_account.server.kind == "mysql":  # logs what its cascades do
+    if logs_cascades(source_account):  # logs what its cascades do
         assert found["child"] == ("streaming", None)
         assert children == [1, 2]
     else:
@@ -75,7 +89,7 @@ def test_a_target_of_other_making_without_the_key_is_refused_where_it_must_casca
         target_account,
         "CREATE TABLE parent (id INT PRIMARY KEY, v VARCHAR(10)); CREATE TABLE child (id INT PRIMARY KEY, parent_id INT)",
     )
-    if source_account.server.kind == "mysql":
+    if logs_cascades(source_account):
         pipeline.must("load", "FILE")
         write(source_account, "DELETE FROM parent WHERE id = 3")
         pipeline.must("run", "FILE", "--until-current")
@@ -96,11 +110,43 @@ def test_a_target_of_other_making_without_the_key_is_refused_where_it_must_casca
     )
 
 
+def test_a_target_key_with_other_rules_is_refused_where_it_must_cascade(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    other = CHILD.replace("ON DELETE CASCADE", "ON DELETE RESTRICT")
+    write(target_account, f"CREATE TABLE parent (id INT PRIMARY KEY, v VARCHAR(10)); {other}")
+    if not logs_cascades(source_account):
+        done = pipeline.run("load", "FILE")
+        assert done.returncode == 5, done.stdout + done.stderr
+        assert "ON DELETE NO ACTION ON UPDATE CASCADE, the source's is ON DELETE CASCADE" in done.stderr
+        assert target_account.query("SELECT * FROM parent") == []
+        fix = re.search(r"at the target: (ALTER.*CASCADE)", " ".join(done.stderr.split()))
+        assert fix, done.stderr
+        write(target_account, fix[1])
+    pipeline.must("load", "FILE")
+    write(source_account, "DELETE FROM parent WHERE id = 3; UPDATE parent SET id = 20 WHERE id = 2")
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(
+        source_account.server, source_account.database, target_account.server, target_account.database
+    )
+
+
+def test_a_target_key_that_cascades_where_the_source_has_none_is_refused(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    """It would delete rows that the source keeps, without a word."""
+    write(source_account, "ALTER TABLE child DROP FOREIGN KEY child_parent")
+    write(target_account, f"CREATE TABLE parent (id INT PRIMARY KEY, v VARCHAR(10)); {CHILD}")
+    done = pipeline.run("load", "FILE")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "child_parent to parent is not at the source, and its cascades" in " ".join(done.stderr.split())
+
+
 def test_a_child_whose_cascading_parent_is_not_mirrored_is_refused_where_nobody_logs_it(
     pipeline: PipelineFile, source_account: Account, target_account: Account
 ) -> None:
     pipeline.edit("tables", **{f"{source_account.database}.parent": {"skip": True}})
-    if source_account.server.kind == "mysql":
+    if logs_cascades(source_account):
         pipeline.must("load", "FILE")
         write(source_account, "DELETE FROM parent WHERE id = 3")
         pipeline.must("run", "FILE", "--until-current")
@@ -122,6 +168,40 @@ def test_a_child_that_comes_while_its_parent_is_paused_waits_with_it(
     pipeline.must("run", "FILE", "--until-current", exit_code=6)
     pipeline.edit("tables", **{f"{name}.child": {}})
     pipeline.must("run", "FILE", "--until-current", exit_code=6)
-    logged = source_account.server.kind == "mysql"
+    logged = logs_cascades(source_account)
     assert states(pipeline)["child"][0] == ("streaming" if logged else "paused")
     assert states(pipeline)["other"][0] == "streaming"
+
+
+def test_what_cascades_do_arrives_whoever_logs_it(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    """Chains, NULLs, keys of several columns and changes of one transaction that meet what a cascade freed."""
+    write(
+        source_account,
+        "CREATE TABLE grandchild (id INT PRIMARY KEY, child_id INT, FOREIGN KEY (child_id) REFERENCES child (id)"
+        " ON DELETE SET NULL ON UPDATE CASCADE); CREATE TABLE region (a INT, b INT, v INT, PRIMARY KEY (a, b));"
+        "CREATE TABLE city (id INT PRIMARY KEY, a INT, b INT, seen TIMESTAMP(6) NULL ON UPDATE CURRENT_TIMESTAMP(6),"
+        " FOREIGN KEY (a, b) REFERENCES region (a, b) ON DELETE SET NULL ON UPDATE CASCADE);"
+        "INSERT INTO grandchild VALUES (1, 1), (2, 2), (3, 3), (4, 4);"
+        "INSERT INTO region VALUES (1, 1, 0), (1, 2, 0), (2, 1, 0);"
+        "INSERT INTO city (id, a, b) VALUES (1, 1, 1), (2, 1, 2), (3, 2, 1)",
+    )
+    pipeline.must("load", "FILE")
+    write(
+        source_account,
+        "BEGIN; UPDATE parent SET id = 20 WHERE id = 2; UPDATE child SET id = 30 WHERE id = 3;"
+        "DELETE FROM parent WHERE id = 1; INSERT INTO parent VALUES (1, 'again'); INSERT INTO child VALUES (1, 1);"
+        "UPDATE region SET b = 9 WHERE a = 1 AND b = 1; DELETE FROM region WHERE a = 2;"
+        "UPDATE city SET id = 10 WHERE id = 1; COMMIT; DELETE FROM parent WHERE id = 3",
+    )
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(
+        source_account.server, source_account.database, target_account.server, target_account.database
+    )
+    assert target_account.query("SELECT id, child_id FROM grandchild ORDER BY id") == [
+        (1, None), (2, 2), (3, None), (4, None)
+    ]  # fmt: skip
+    assert target_account.query("SELECT id, a, b FROM city ORDER BY id") == [
+        (2, 1, 2), (3, None, None), (10, 1, 9)
+    ]  # fmt: skip

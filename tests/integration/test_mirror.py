@@ -71,3 +71,37 @@ def test_several_files_run_side_by_side_and_end_together(
 
 def has_row(account: Account) -> bool:
     return bool(account.query("SHOW TABLES LIKE 't'") and account.query("SELECT * FROM t"))
+
+
+def test_statements_find_the_key_under_the_name_it_has_at_the_target(
+    mysql_source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    """A unique key that became the primary key, and target tables of other making, one of them altered later."""
+    source, target = mysql_source_account, target_account
+    source.server.execute(
+        "CREATE TABLE made (id INT NOT NULL, v INT, UNIQUE KEY made_id (id));"
+        "CREATE TABLE theirs (a INT NOT NULL, b INT NOT NULL, v INT, UNIQUE KEY ours (a, b))",
+        database=source.database,
+    )
+    target.query(
+        "CREATE TABLE theirs (a INT, b INT, v INT, k INT KEY AUTO_INCREMENT, UNIQUE KEY theirs_ba (b, a))"
+    )
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    for name in ("theirs_ba", "renamed"):
+        source.server.execute(
+            "INSERT INTO made VALUES (1, 1), (2, 2), (3, 3); INSERT INTO theirs VALUES (1, 1, 1), (2, 2, 2), (3, 3, 3);"
+            "UPDATE made SET v = 9 WHERE id = 1; UPDATE theirs SET v = 9 WHERE a = 1; UPDATE made SET id = 7 WHERE id = 2;"
+            "UPDATE theirs SET b = 7 WHERE a = 2",
+            database=source.database,
+        )
+        pipeline.must("run", "FILE", "--until-current")
+        source.server.execute("UPDATE made SET v = 0; UPDATE theirs SET v = 0", database=source.database)
+        pipeline.must("run", "FILE", "--until-current")
+        assert target.query("SELECT id, v FROM made ORDER BY id") == [(1, 0), (3, 0), (7, 0)]
+        assert target.query("SELECT a, b, v FROM theirs ORDER BY a") == [(1, 1, 0), (2, 7, 0), (3, 3, 0)]
+        source.server.execute("DELETE FROM made; DELETE FROM theirs", database=source.database)
+        pipeline.must("run", "FILE", "--until-current")
+        assert target.query("SELECT a FROM theirs UNION ALL SELECT id FROM made") == []
+        if name == "theirs_ba":
+            target.query("ALTER TABLE theirs RENAME INDEX theirs_ba TO renamed")
