@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.accounts import Account
+from replicator.servers import Server
+from tests.accounts import Account, make_source_account
 from tests.faults.dying import POINTS
 from tests.faults.survival import MOST_VISITS, Ends, survive
 
@@ -40,3 +41,12 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(ends: Ends, deaths: 
 @pytest.mark.parametrize("point", [p for p in POINTS if MOST_VISITS.get(p) != 1])
 def test_later_visits_kill_as_little(ends: Ends, point: str, times: int, seed: int) -> None:
     survive(ends, [(point, min(times, MOST_VISITS.get(point, times)))], seed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("point", POINTS)
+def test_kills_lose_nothing_where_mysql_logs_no_cascade(
+    mysql_unlogged_source: Server, target_account: Account, tmp_path: Path, point: str
+) -> None:
+    with make_source_account(mysql_unlogged_source) as source:
+        survive(Ends(source, target_account, tmp_path), [(point, 1)], seed=9)
