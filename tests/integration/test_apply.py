@@ -625,6 +625,22 @@ def test_conflicts_of_a_real_plan_are_counted_by_type(start: Start, target_accou
     assert counted == [(1, 1, 1)]
 
 
+def test_a_key_change_onto_a_key_that_a_stranger_holds_stops_the_table(
+    start: Start, target_account: Account
+) -> None:
+    """Two rows cannot become one: neither plan may take the stranger's row away (SEMANTICS §5.6)."""
+    target_account.query("CREATE TABLE r (id INT PRIMARY KEY, v VARCHAR(50))")
+    target_account.query("INSERT INTO r VALUES (1,'ours'),(2,'app')")
+    applier = start()
+    insert_pending(applier.session, applier.lease, [ROWS])
+    with pytest.raises(DataError, match="Duplicate entry '2'") as caught:
+        applier.apply(prepare_changes(Changes(ROWS, Op.UPDATE, [(1, b"ours")], [(2, b"ours")])))
+    assert "multiple_unique_conflicts" in caught.value.hint
+    assert target_account.query("SELECT * FROM r ORDER BY id") == [(1, "ours"), (2, "app")]
+    states = target_account.query("SELECT target, state FROM _replicator_tables WHERE state='error'")
+    assert states == [("r", "error")]
+
+
 def test_a_clean_batch_of_a_real_plan_has_no_conflicts(start: Start, target_account: Account) -> None:
     target_account.query("CREATE TABLE r (id INT PRIMARY KEY, v VARCHAR(50))")
     target_account.query("INSERT INTO r VALUES (2,'old'),(3,'gone')")
