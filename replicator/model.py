@@ -257,7 +257,18 @@ class Heartbeat(NamedTuple):
     received: float
 
 
-StreamItem: TypeAlias = Transaction | SchemaChange | Idle | Heartbeat
+class UnseenCommit(NamedTuple):
+    """The source committed what was prepared where we never read: harmless only to tables that have those rows already.
+
+    ``name`` is the transaction's, as XA COMMIT takes it.
+    """
+
+    position: Position
+    commit_time: int
+    name: str
+
+
+StreamItem: TypeAlias = Transaction | SchemaChange | Idle | Heartbeat | UnseenCommit
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ class Pipeline:
             is_free=lambda: self._emitted - self._applied < DEPTH,
             lag=self._metrics.lag,
             limits=options.limits,
+            restart_from=opened.reader.restart_from,
             dependants=build_dependants(opened.tables, cascades_logged=opened.cascades_logged),
         )
         self._applier = Applier(opened.session, opened.lease, status=self._build_status, stop=stop)
@@ -179,6 +180,7 @@ class Pipeline:
             self._raise_first()
         finally:
             self._applier.close()
+        self._report_undecided()
         self._report_paused()
 
     def _build_first(self) -> Prepared:
@@ -209,6 +211,11 @@ class Pipeline:
         if self._options.until == "stopped" or self._unsettled:
             return False
         return self._wanted is None or self._applied_position.covers(self._wanted)
+
+    def _report_undecided(self) -> None:
+        """What `--until-current` does not wait for (SEMANTICS §11)."""
+        for name in self._opened.reader.undecided():
+            log.warning("XA transaction %s is prepared at the source and undecided: its rows follow it", name)
 
     def _report_paused(self) -> None:
         paused = [name for name, state in self._states.items() if state is State.PAUSED]

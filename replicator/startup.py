@@ -353,8 +353,10 @@ def _pause_orphans(
 
 
 def _find_read_from(opened: Opened) -> Position:
-    """The lowest of the pipeline's position and the own positions of tables that were catching up."""
-    read_from = opened.position
+    """The lowest of what is stored (an undecided XA transaction holds it), the pipeline's position, and the own positions
+    of tables that were catching up."""
+    stored = opened.lease.read_from
+    read_from = opened.position.meet(opened.reader.parse_position(stored)) if stored else opened.position
     for table in opened.tables:
         own = opened.own_position(table.source) if opened.is_loaded(table.source) else None
         if own is not None:

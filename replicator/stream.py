@@ -13,8 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from replicator.errors import SourceError
+from replicator.errors import SourceError, UnsupportedEvent
 from replicator.held import Held
 from replicator.lag import Lag
 from replicator.model import (
@@ -29,6 +30,7 @@ from replicator.model import (
     TableName,
     TableSchema,
     Transaction,
+    UnseenCommit,
 )
 
 
@@ -56,6 +58,12 @@ class Settle:
 
 
 Emitted = Batch | Pause | Constrain | Settle
+
+
+class RestartFrom(Protocol):
+    """The reader's method of this name (readers/base.py)."""
+
+    def __call__(self, position: Position, *, keep: bool) -> Position: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,7 @@ class Stream:
     """The batcher of one pipeline; ``run`` belongs to the reading thread, ``table_loaded`` may be called from any.
 
     ``position`` is the stored one, ``read_from`` where reading starts (at or before it).
+    ``restart_from`` is the reader's (readers/base.py).
     """
 
     def __init__(
@@ -127,6 +136,7 @@ class Stream:
         lag: Lag,
         limits: BatchLimits,
         dependants: Mapping[TableName, frozenset[TableName]] | None = None,
+        restart_from: RestartFrom = lambda position, *, keep: position,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._routes = {route.table.source: route for route in routes}
@@ -138,6 +148,7 @@ class Stream:
         self._lag = lag
         self._limits = limits
         self._clock = clock
+        self._restart_from = restart_from
         self._loaded: deque[tuple[TableName, Position]] = deque()
         self._read = read_from  # the source is read up to here
         self._emitted = read_from  # the batches that left stand here
@@ -182,6 +193,8 @@ class Stream:
             self._take_schema_change(item)
         elif type(item) is Heartbeat:
             self._lag.reported(item.position, item.received)
+        elif type(item) is UnseenCommit:
+            self._take_unseen(item)
 
     # -- transactions -----------------------------------------------------------------------------------------------
 
@@ -241,10 +254,7 @@ class Stream:
 
     def _send(self, position: Position, spilled: Transaction | None) -> None:
         batch, self._open = self._open, _Open(self._clock())
-        read_from = position
-        for route in self._routes.values() if self._is_filtering else ():
-            if route.own is not None:
-                read_from = read_from.meet(route.own)
+        read_from = self._find_read_from(position)
         self._emitted = self._read
         self._lag.emitted(batch.oldest)
         self._emit(
@@ -259,6 +269,37 @@ class Stream:
                 spilled=spilled is not None,
             )
         )
+
+    def _take_unseen(self, commit: UnseenCommit) -> None:
+        """Its rows are in the snapshot of every table that was loaded since, which waited for it (SEMANTICS §1.2)."""
+        is_old = self._floor is not None and self._floor.includes(commit.position)
+        lacking = [
+            str(name)
+            for name, route in self._routes.items()
+            if not (route.paused or route.is_loading)
+            and not (is_old if route.own is None else route.own.includes(commit.position))
+        ]
+        if lacking:
+            raise UnsupportedEvent(
+                f"XA COMMIT {commit.name} at {commit.position}: its XA PREPARE is not in the log that was read, so rows"
+                f" may be missing in {', '.join(sorted(lacking))}",
+                hint="run `replicator drop`, then load again",
+            )
+        self._take(Transaction(commit.position, commit.commit_time, (), 0, 0))
+
+    def _find_read_from(self, position: Position) -> Position:
+        """The lowest of all that is stored, and what is undecided there.
+
+        Not of the floor, for what it pins may not have been read again yet. A table that loads will stand somewhere
+        before what is read now.
+        """
+        read_from, keep = self._read, False
+        for route in self._routes.values() if self._is_filtering else ():
+            keep |= route.held is not None or route.own is not None
+            if route.own is not None:
+                read_from = read_from.meet(route.own)
+        read_from = self._restart_from(read_from, keep=keep)
+        return read_from if self._floor is None else read_from.meet(position)
 
     # -- tables that load, catch up, or are paused --------------------------------------------------------------------
 

@@ -106,6 +106,18 @@ class Reader(Protocol):
         """
         ...
 
+    def restart_from(self, position: Position, *, keep: bool = False) -> Position:
+        """Where reading must begin after a restart at ``position``, at or before it: what was prepared and is undecided
+        there is read again (SEMANTICS §1.2). For the thread that iterates ``read``.
+
+        ``keep``: an earlier position may yet be asked about; otherwise what is decided at this one is forgotten.
+        """
+        ...
+
+    def undecided(self) -> Sequence[str]:
+        """The names of transactions with rows of selected tables that are prepared and neither committed nor rolled back."""
+        ...
+
     def ack(self, position: Position) -> None:
         """Tell the source what is safe to forget."""
         ...

@@ -31,8 +31,9 @@ from replicator.readers.gtid import (
 )
 from replicator.readers.mysql_query import fetch
 from replicator.readers.selected import Counters, Selection
-from replicator.readers.transactions import BACKWARDS, LATER, Transactions
+from replicator.readers.transactions import BACKWARDS, LATER, SPILL_BYTES, Transactions
 from replicator.readers.transport import Link, Replica, explain, open_link
+from replicator.readers.xa import OldBranches, Undecided
 from replicator.tls import assert_encrypted
 
 log = logging.getLogger("replicator")
@@ -71,6 +72,9 @@ class MysqlReader:
         self._spill_dir = spill_dir
         self._waiting = ""
         self._link: Link | None = None
+        self._undecided = Undecided(SPILL_BYTES, spill_dir)
+        self._left: MysqlPosition | None = None  # where the last stream was left
+        self._branches = OldBranches()
         self._dump_id = 0  # connection id of the last dump of this stream
         self._idle: tuple[pymysql.Connection[Any], float] | None = None  # a session at rest, and since when
         self._idle_lock = threading.Lock()
@@ -277,6 +281,7 @@ class MysqlReader:
             gtids=self._server.gtids,
             touched_tables=self.touched_tables,
             file_created=self._file_created,
+            branches=self._branches,
         )
         return mysql_snapshot.open_snapshot(source, tables, workers, stop, inseparable)
 
@@ -289,10 +294,15 @@ class MysqlReader:
     def read(
         self, start: Position, tables: Sequence[TableSchema], stop: threading.Event
     ) -> Generator[StreamItem, None, None]:
-        """See ``base.Reader.read``. A lost connection is waited for, however long; everything else is raised."""
+        """See ``base.Reader.read``. A lost connection is waited for, however long; everything else is raised.
+
+        A stream that goes on where the last one was left knows what is undecided there.
+        """
         assert isinstance(start, MysqlPosition)
         selection = Selection(tables, fold=self._server.fold, explain_reach=self._explain_reach)
         position: MysqlPosition = start
+        if self._left != start:
+            self._undecided.close()
         delay = FIRST_DELAY
         self._dump_id = 0
         while not stop.is_set():
@@ -307,6 +317,7 @@ class MysqlReader:
                     selection=selection,
                     counters=self.counters,
                     stop=stop,
+                    undecided=self._undecided,
                     spill_dir=self._spill_dir,
                 )
                 yield from transactions.items()
@@ -321,6 +332,7 @@ class MysqlReader:
                 ) from error
             finally:
                 self._close_link()
+                self._left = transactions.position if transactions is not None else position
             yield from self._wait(delay, position, stop)
             delay = min(delay * 2, LONGEST_DELAY)
 
@@ -349,6 +361,14 @@ class MysqlReader:
         """Bytes received by dumps, the running one included."""
         link = self._link
         return self.counters.bytes_read + (link.bytes_read if link is not None else 0)
+
+    def restart_from(self, position: Position, *, keep: bool = False) -> MysqlPosition:
+        """See ``base.Reader.restart_from``."""
+        assert isinstance(position, MysqlPosition)
+        return self._undecided.restart_from(position, keep=keep)
+
+    def undecided(self) -> Sequence[str]:
+        return self._undecided.names()
 
     def ack(self, position: Position) -> None:
         """The source keeps its log by its own rules: there is nothing to tell."""

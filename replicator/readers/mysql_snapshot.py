@@ -20,10 +20,12 @@ import pymysql
 from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError, SourceLocked
 from replicator.model import Column, Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, SnapshotSession
+from replicator.readers.binlog import Xid
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition
 from replicator.readers.mysql_giveway import GiveWay
 from replicator.readers.mysql_ranges import Cut, build_condition, key_columns, split
 from replicator.readers.mysql_rows import RowParser, build_error, build_parser, read_rows, watch_peer
+from replicator.readers.xa import OldBranches, format_xid
 from replicator.typemap.mysql import quote_name, select_expression
 
 UNLOCKED_ATTEMPTS: Final = 5
@@ -45,7 +47,7 @@ class SnapshotSource:
     ``connect`` opens a fresh connection with autocommit on. ``server`` binds positions (I1). ``gtids``: MySQL runs with
     gtid_mode=ON. ``touched_tables(start, file, offset)``: the tables that any transaction in the log outside ``start``
     and up to that place in the log touched, None where that cannot be told. ``file_created``: when a binlog file was
-    made, seconds since the epoch.
+    made, seconds since the epoch. ``branches``: what must be decided before a snapshot is taken.
     """
 
     connect: Callable[[], Any]
@@ -54,6 +56,7 @@ class SnapshotSource:
     gtids: bool
     touched_tables: Callable[[GtidPosition, str, int], frozenset[TableName] | None]
     file_created: Callable[[str], int]
+    branches: OldBranches
 
 
 class MysqlSession:
@@ -198,10 +201,10 @@ def open_snapshot(
     """A snapshot in ``workers`` sessions (or fewer) that is exact for at least one of ``tables``; of a set of
     ``inseparable`` ones for all or none.
 
-    Raises SourceLocked where a lock cannot be had, naming who holds it; SourceError for a missing grant or
-    prepared XA transactions; SnapshotLost when ``stop`` is set or a connection is lost.
+    Raises SourceLocked where a lock cannot be had, naming who holds it; SourceError for a missing grant; SnapshotLost
+    when ``stop`` is set, a connection is lost, or prepared XA transactions must be decided first (``xa.OldBranches``).
     """
-    _refuse_prepared(source)
+    _require_decided(source)
     units = _build_units(tables, inseparable)
     if source.kind == "mariadb":
         return _open_mariadb(source, _pick_together(units), workers)
@@ -452,8 +455,8 @@ def _apply_settings(connection: Any, kind: str) -> None:
     )
 
 
-def _refuse_prepared(source: SnapshotSource) -> None:
-    """Rows of a prepared XA transaction are in the log before the snapshot and in no snapshot (SEMANTICS §1.2)."""
+def _require_decided(source: SnapshotSource) -> None:
+    """What was prepared before the stream began is in no snapshot until it is decided (SEMANTICS §1.2)."""
     with contextlib.closing(source.connect()) as control:
         try:
             with control.cursor() as cursor:
@@ -468,13 +471,16 @@ def _refuse_prepared(source: SnapshotSource) -> None:
                 f"the source does not let this account see prepared XA transactions: {error.args[1]}",
                 hint="run at the source: GRANT XA_RECOVER_ADMIN ON *.* TO <the account in the pipeline file>",
             ) from None
-    if rows:
-        xids = ", ".join(_text(row[-1]) for row in rows[:5])
-        raise SourceError(
-            f"{len(rows)} prepared XA transaction(s) at the source ({xids}): their rows are logged already,"
-            " and no snapshot shows them",
-            hint="XA COMMIT or XA ROLLBACK them, then start again",
-        )
+    source.branches.require_decided(_format_branch(row) for row in rows)
+
+
+def _format_branch(row: Sequence[Any]) -> str:
+    """The name as XA COMMIT takes it. MariaDB gives it so; MySQL gives lengths and hexadecimal digits."""
+    format_id, gtrid, _, data = row
+    text = _text(data)
+    if not text.startswith("0x"):
+        return text
+    return format_xid(Xid(int(format_id), bytes.fromhex(text[2:])[:gtrid], bytes.fromhex(text[2:])[gtrid:]))
 
 
 # --- statements -------------------------------------------------------------------------------------------------------

@@ -29,12 +29,14 @@ from replicator.model import (
     TableName,
     TableSchema,
     Transaction,
+    UnseenCommit,
 )
 from replicator.readers import binlog, rowcodec, statement, tablemap
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition, MysqlPosition, format_sid
 from replicator.readers.selected import Counters, Selection
 from replicator.readers.statement import Meaning
 from replicator.readers.transport import MAX_PACKET, Link, read_rotate
+from replicator.readers.xa import Group, Undecided, format_xid, parse_decision
 from replicator.spill import Spill
 
 SPILL_BYTES: Final = 32 << 20  # of row images: beyond it a transaction is kept on disk
@@ -115,6 +117,7 @@ class Transactions:
         selection: Selection,
         counters: Counters,
         stop: threading.Event,
+        undecided: Undecided,
         spill_dir: Path | None = None,
     ) -> None:
         self.position: MysqlPosition = start
@@ -122,6 +125,7 @@ class Transactions:
         self._selection = selection
         self._counters = counters
         self._stop = stop
+        self._undecided = undecided
         self._spill_dir = spill_dir
         self._checksum = 0
         self._is_mariadb = False
@@ -377,7 +381,7 @@ class Transactions:
         if kind == binlog.GTID_TAGGED and not self._state:
             self._open_tagged(binlog.parse_gtid_tagged(buffer, start, end))
         elif kind == binlog.XA_PREPARE:
-            return self._take_prepare(binlog.parse_xa_prepare(buffer, start, end))
+            return self._take_prepare(binlog.parse_xa_prepare(buffer, start, end), log_pos)
         elif kind not in _PASSED_OVER:
             self._take_unknown(kind, flags, buffer, start, end)
         return None
@@ -413,14 +417,20 @@ class Transactions:
         if self._file != position.file:
             self.position = FilePosition(position.server, self._file, timestamp, self._file_start)
 
-    def _take_prepare(self, prepare: binlog.XaPrepare) -> _End:
-        if self._store and not prepare.one_phase:
-            self._refuse(
-                binlog.XA_PREPARE,
-                "an XA transaction with rows of selected tables was prepared",
-                "this version mirrors no XA transactions: use ordinary ones for these tables",
+    def _take_prepare(self, prepare: binlog.XaPrepare, log_pos: int) -> _End:
+        """The end of an XA group: in one phase it is committed, otherwise it is kept until it is decided."""
+        if self._state != _IN_GROUP:
+            self._refuse_order(binlog.XA_PREPARE)
+        if not prepare.one_phase:
+            place = self._find_end(log_pos)
+            self._undecided.keep(
+                Group(prepare.xid, self.position, place, self._store, self._rows, self._size)
             )
+            self._reset()
         return _END
+
+    def _find_end(self, log_pos: int) -> MysqlPosition:
+        return self._place(log_pos) if self._is_filed else self._next
 
     def _take_unknown(self, kind: int, flags: int, buffer: bytes, start: int, end: int) -> None:
         name = binlog.EVENT_NAMES.get(kind, f"type {kind}")
@@ -469,7 +479,7 @@ class Transactions:
         ):
             return self._take_boundary(verdict)
         if verdict.meaning is Meaning.XA:
-            return self._take_xa(verdict)
+            return self._take_xa(verdict, query, log_pos)
         return self._take_effect(verdict, query, log_pos)
 
     def _take_boundary(self, verdict: statement.Verdict) -> _End | None:
@@ -490,18 +500,34 @@ class Transactions:
             self._discard()
         return _END
 
-    def _take_xa(self, verdict: statement.Verdict) -> _End | None:
-        """XA START and END frame a group that XA PREPARE ends; XA COMMIT and ROLLBACK are groups of their own.
-
-        What they decide holds no row that we miss: a prepared group with rows of selected tables was refused when it
-        came by, and one prepared before all we read is in the snapshot, which is taken when nothing is prepared.
-        """
+    def _take_xa(
+        self, verdict: statement.Verdict, query: binlog.Query, log_pos: int
+    ) -> UnseenCommit | _End | None:
+        """XA START and END frame a group that XA PREPARE ends; XA COMMIT and ROLLBACK are groups of their own."""
         if verdict.name in ("START", "BEGIN"):
             self._state = _IN_GROUP
             return None
         if verdict.name == "END":
             return None
-        self._counters.skipped[f"XA {verdict.name}"] += 1
+        xid = parse_decision(query.statement)
+        if xid is None or verdict.name not in ("COMMIT", "ROLLBACK") or self._store:
+            self._refuse(
+                binlog.QUERY,
+                f"{_shorten(query.statement)} cannot be understood here",
+                "report this with the server's version",
+            )
+        place = self._find_end(log_pos)
+        group = self._undecided.decide(xid, place)
+        if verdict.name == "ROLLBACK":
+            if group is not None:
+                group.close()
+            return _END
+        if group is None:
+            self._state, self.position = _BETWEEN, place
+            self._counters.transactions += 1
+            return UnseenCommit(place, self._commit_time, format_xid(xid))
+        self._store, self._rows, self._size = group.store, group.rows, group.size
+        group.store = []
         return _END
 
     def _take_effect(

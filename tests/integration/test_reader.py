@@ -456,34 +456,6 @@ def test_partial_row_images_stop_the_source(reader: MysqlReader, source_account:
     assert "binlog_row_image" in caught.value.message + caught.value.hint
 
 
-def run_xa(account: Account, name: str, statement: str, *ends: str) -> None:
-    xid = f"'{account.database}{name}'"
-    run(
-        account,
-        f"XA START {xid}",
-        statement,
-        f"XA END {xid}",
-        *(f"XA {end}".replace("?", xid) for end in ends),
-    )
-
-
-def test_xa_is_refused_where_it_touches_selected_tables(reader: MysqlReader, source_account: Account) -> None:
-    start, tables = reader.position(), describe(reader, source_account.database, "a")
-    run_xa(source_account, "1", "INSERT INTO c VALUES (1, 'x')", "PREPARE ?", "COMMIT ?")
-    run_xa(source_account, "2", "INSERT INTO a VALUES (1, 'x')", "COMMIT ? ONE PHASE")
-    run_xa(source_account, "3", "INSERT INTO a VALUES (2, 'x')", "ROLLBACK ?")
-    run(source_account, "INSERT INTO a VALUES (3, 'x')")
-    items = read_transactions(reader, start, tables)
-    assert [c[3] for c in list_changes(items)] == [[(1, b"x")], [(3, b"x")]]
-    for item in items:  # also between PREPARE and COMMIT
-        read_transactions(reader, item.position, tables)
-    end = reader.position()
-    run_xa(source_account, "4", "INSERT INTO a VALUES (4, 'x')", "PREPARE ?")
-    run(source_account, f"XA ROLLBACK '{source_account.database}4'")
-    with pytest.raises(UnsupportedEvent, match="XA transaction"):
-        read_until(reader, end, tables)
-
-
 def test_tables_nobody_selected_can_hold_anything(reader: MysqlReader, source_account: Account) -> None:
     account = source_account
     odd = ["CREATE TABLE `odd ``x` (id INT PRIMARY KEY, j JSON, g GEOMETRY, b BIT(64), e ENUM('a'))"]

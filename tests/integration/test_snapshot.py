@@ -15,6 +15,7 @@ from replicator.readers.base import KeyRange
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition
 from replicator.readers.mysql_catalog import describe
 from replicator.readers.mysql_snapshot import MysqlSnapshot, SnapshotSource, open_snapshot
+from replicator.readers.xa import OldBranches
 from replicator.servers import Server, start_mysql
 from tests.accounts import Account, make_source_account
 
@@ -84,6 +85,7 @@ def make_source(account: Account, touched: frozenset[TableName] = frozenset()) -
         gtids=gtids,
         touched_tables=lambda _start, _file, _offset: touched,
         file_created=lambda _file: 7,
+        branches=OldBranches(),
     )
 
 
@@ -341,7 +343,7 @@ def test_missing_right_to_lock_is_named(mysql_source_account: Account) -> None:
     assert "GRANT LOCK TABLES" in caught.value.hint
 
 
-def test_prepared_xa_transaction_is_refused_by_name(source_account: Account) -> None:
+def test_prepared_xa_transaction_is_waited_for_by_name(source_account: Account) -> None:
     account = source_account
     run_as_root(account, "CREATE TABLE t (id INT PRIMARY KEY)")
     tables = describe_tables(account, "t")
@@ -355,7 +357,7 @@ def test_prepared_xa_transaction_is_refused_by_name(source_account: Account) -> 
         ):
             cursor.execute(statement)
         try:
-            with pytest.raises(SourceError, match="XA"):
+            with pytest.raises(SnapshotLost, match="XA"):
                 open_snapshot(make_source(account), tables, 1, threading.Event())
         finally:
             cursor.execute("XA ROLLBACK 'doubt'")

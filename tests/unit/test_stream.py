@@ -6,10 +6,21 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from replicator.errors import UnsupportedEvent
 from replicator.held import BLOCK_BYTES, Held
 from replicator.lag import Lag
-from replicator.model import Batch, Changes, Idle, Op, SchemaChange, StreamItem, Transaction
-from replicator.stream import BatchLimits, Constrain, Emitted, Pause, Route, Settle, Stream
+from replicator.model import (
+    Batch,
+    Changes,
+    Idle,
+    Op,
+    Position,
+    SchemaChange,
+    StreamItem,
+    Transaction,
+    UnseenCommit,
+)
+from replicator.stream import BatchLimits, Constrain, Emitted, Pause, RestartFrom, Route, Settle, Stream
 from replicator.testing import MemoryPosition, build_insert, build_table, build_transaction, read_items
 
 A = build_table("a")
@@ -20,7 +31,12 @@ class Bench:
     """A stream whose clock stands still and whose applier is free or not, as the test says."""
 
     def __init__(
-        self, *routes: Route, position: int = 0, read_from: int = 0, limits: BatchLimits | None = None
+        self,
+        *routes: Route,
+        position: int = 0,
+        read_from: int = 0,
+        limits: BatchLimits | None = None,
+        restart_from: RestartFrom = lambda position, *, keep: position,
     ) -> None:
         self.emitted: list[Emitted] = []
         self.free = True
@@ -34,6 +50,7 @@ class Bench:
             is_free=lambda: self.free,
             lag=Lag(),
             limits=limits or BatchLimits(),
+            restart_from=restart_from,
             clock=lambda: self.now,
         )
 
@@ -248,3 +265,33 @@ def test_held_changes_come_back_as_they_were(size: int) -> None:
     assert list(first.changes) == parts, "can be iterated again"
     assert first.spilled == (size == BLOCK_BYTES)
     assert second.position == MemoryPosition(3)
+
+
+def test_a_commit_whose_prepare_nobody_read_stops_tables_that_lack_its_rows() -> None:
+    """SEMANTICS §1.2: harmless to a table that loads, or whose own position has it; to others its rows are missing."""
+    own = MemoryPosition(3)
+    bench = Bench(Route(A, own=own), Route(B, own=own), position=1, read_from=1)
+    bench.stream.run([UnseenCommit(MemoryPosition(3), 3, "X'61',X'',1"), Idle(MemoryPosition(3))])
+    bench = Bench(Route(A, own=own), Route(B), position=1, read_from=1)
+    with pytest.raises(UnsupportedEvent, match=r"X'61',X'',1.*app\.b") as caught:
+        bench.stream.run([UnseenCommit(MemoryPosition(3), 3, "X'61',X'',1")])
+    assert "app.a" not in caught.value.message
+    bench = Bench(Route(A), Route(B), position=3, read_from=1)  # it was applied before the restart
+    bench.stream.run([UnseenCommit(MemoryPosition(3), 3, "X'61',X'',1"), Idle(MemoryPosition(3))])
+
+
+def test_read_from_asks_for_what_is_undecided_at_the_lowest_position() -> None:
+    """A table's own position may lie between XA PREPARE and XA COMMIT though the stream has passed both."""
+    asked = list[tuple[str, bool]]()
+
+    def restart_from(position: Position, *, keep: bool) -> Position:
+        asked.append((str(position), keep))
+        return position.meet(MemoryPosition(2))
+
+    held = Held([A, B])
+    bench = Bench(Route(A, own=MemoryPosition(4), held=held), Route(B, held=held), restart_from=restart_from)
+    bench.run([insert(5, "a"), Idle(MemoryPosition(5))])
+    bench.now += 2
+    bench.run([Idle(MemoryPosition(6))])
+    assert set(asked) == {("memory:4", True)}
+    assert {str(batch.checkpoint.read_from) for batch in bench.batches} == {"memory:2"}

@@ -19,6 +19,7 @@ from replicator.readers.gtid import FilePosition, GtidPosition
 from replicator.readers.selected import Counters, Selection
 from replicator.readers.transactions import Transactions
 from replicator.readers.transport import MAX_PACKET, DumpEnded, Link
+from replicator.readers.xa import Undecided
 
 SID = bytes(range(16))
 KEY = "00010203-0405-0607-0809-0a0b0c0d0e0f"
@@ -67,7 +68,12 @@ class Stream:
         self.stop = threading.Event()
         self.counters = Counters()
         self.transactions = Transactions(
-            self.link, start, selection=Selection([TABLE]), counters=self.counters, stop=self.stop
+            self.link,
+            start,
+            selection=Selection([TABLE]),
+            counters=self.counters,
+            stop=self.stop,
+            undecided=Undecided(1 << 20),
         )
         self._number = 0
 
