@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.servers import Server, start_mariadb, start_mysql
+from replicator.supervisor import die_with_parent
 
 RESULTS = Path("build")
 
@@ -138,6 +139,7 @@ def _serve(
     todo: Any, done: Any, work: Work, settings: dict[str, Any], target_settings: dict[str, Any]
 ) -> None:
     """Cells one by one, until there is none; what goes wrong in one of them is its result."""
+    die_with_parent()
     with contextlib.closing(Bench(settings, target_settings)) as bench:
         while (cell := todo.get()) is not None:
             begin = time.monotonic()

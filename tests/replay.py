@@ -20,7 +20,7 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -416,7 +416,7 @@ def replay_cell(scripts: Mapping[str, Script], bench: Bench, cell: str) -> Resul
     product, _, name = cell.partition(" ")
     outcomes = replay_script(scripts[name], bench.source(product), bench.target)
     bad = "; ".join(text for outcome in outcomes for text in outcome.different)
-    return {"bad": bad, "outcomes": [asdict(outcome) for outcome in outcomes]}
+    return {"bad": bad, "outcomes": [vars(outcome) for outcome in outcomes]}
 
 
 SOURCE_SETTINGS: dict[str, Any] = {"event_scheduler": False}
