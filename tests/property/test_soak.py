@@ -123,6 +123,11 @@ class Mirror(RuleBasedStateMachine):
         self._run("UPDATE customers SET touched = touched + 7 ORDER BY id DESC")
         self._run("DELETE FROM customers WHERE email LIKE 'b%' AND id % 7 = 0")
 
+    @rule()
+    def truncate(self) -> None:
+        self._say("truncate")
+        self._run("TRUNCATE TABLE tags")
+
     @rule(name=NAMES, number=SEEDS, at=st.integers(-3, 40))
     def write_many_types(self, name: str, number: int, at: int) -> None:
         if name in self.made:
