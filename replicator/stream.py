@@ -151,6 +151,7 @@ class Stream:
         self._restart_from = restart_from
         self._loaded: deque[tuple[TableName, Position]] = deque()
         self._read = read_from  # the source is read up to here
+        self._began = read_from
         self._emitted = read_from  # the batches that left stand here
         self._floor: Position | None = (
             None if read_from.covers(position) else position
@@ -291,13 +292,15 @@ class Stream:
         """The lowest of all that is stored, and what is undecided there.
 
         Not of the floor, for what it pins may not have been read again yet. A table that loads will stand somewhere
-        before what is read now.
+        between where this stream began and what is read now.
         """
         read_from, keep = self._read, False
         for route in self._routes.values() if self._is_filtering else ():
             keep |= route.held is not None or route.own is not None
             if route.own is not None:
                 read_from = read_from.meet(route.own)
+            elif route.is_loading:  # its load may be done, and stored, before we hear of it
+                read_from = read_from.meet(self._began)
         read_from = self._restart_from(read_from, keep=keep)
         return read_from if self._floor is None else read_from.meet(position)
 

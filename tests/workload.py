@@ -16,6 +16,7 @@ from typing import Any
 import pymysql
 
 from replicator.servers import Server
+from tests.branches import Branches
 
 SCHEMA = """
 CREATE TABLE counter (id INT PRIMARY KEY, n BIGINT NOT NULL);
@@ -31,6 +32,7 @@ CREATE TABLE items (
   PRIMARY KEY (order_id, line),
   CONSTRAINT items_order FOREIGN KEY (order_id) REFERENCES orders (id) ON DELETE CASCADE);
 CREATE TABLE tags (name VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY, uses INT NOT NULL);
+CREATE TABLE branches (n BIGINT PRIMARY KEY, note VARCHAR(40) NOT NULL);
 CREATE TABLE still (id INT PRIMARY KEY, v VARCHAR(10));
 """
 
@@ -50,9 +52,14 @@ def create_schema(server: Server, database: str) -> None:
 
 
 class Writer:
-    """One connection that writes until it is told to stop; the same seed does the same to the same rows."""
+    """One connection that writes until it is told to stop; the same seed does the same to the same rows.
 
-    def __init__(self, server: Server, database: str, seed: int) -> None:
+    ``branches``: XA transactions stay prepared while others commit. They write to a table of their own: one that held the
+    counter's row would hold up all others.
+    """
+
+    def __init__(self, server: Server, database: str, seed: int, branches: Branches | None = None) -> None:
+        self._branches = branches
         self._connection = server.connect(database=database, autocommit=False)
         self._random = random.Random(seed)
         self._committed = threading.Condition()
@@ -78,6 +85,8 @@ class Writer:
 
     def write(self) -> None:
         """One transaction; some are rolled back, some in part, a few refused by a constraint."""
+        if self._branches is not None:
+            self._write_branch(self._branches)
         cursor = self._connection.cursor()
         try:
             cursor.execute("UPDATE counter SET n = n + 1 WHERE id = 1")
@@ -95,6 +104,16 @@ class Writer:
             if error.args[0] not in (1062, 1451, 1452, 1213, 1205, 1761, 1762):
                 raise
             self._connection.rollback()
+
+    def _write_branch(self, branches: Branches) -> None:
+        """Sometimes one more branch is prepared, sometimes one is decided."""
+        choice = self._random.random()
+        if choice < 0.1:
+            number = self._random.randrange(1 << 40)
+            branches.prepare(f"w{number}", f"INSERT INTO branches VALUES ({number}, 'prepared')")
+        elif choice < 0.3 and branches.names:
+            decide = self._random.choice([branches.commit, branches.commit, branches.rollback])
+            decide(self._random.choice(branches.names))
 
     def _pick(self) -> Callable[[Any], None]:
         return self._random.choice(
@@ -193,9 +212,15 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writing(server: Server, database: str, seed: int, *, pace: float = 0.0) -> Iterator[Writer]:
-    """A writer at work in the background, see ``Writer.run``; its failure is raised at the end."""
-    writer = Writer(server, database, seed)
+def writing(
+    server: Server, database: str, seed: int, *, pace: float = 0.0, xa: bool = False
+) -> Iterator[Writer]:
+    """A writer at work in the background, see ``Writer.run``; its failure is raised at the end.
+
+    ``xa``: with XA transactions; those that are left are rolled back at the end.
+    """
+    branches = Branches(server, database)
+    writer = Writer(server, database, seed, branches if xa else None)
     stop = threading.Event()
     failures: list[BaseException] = []
 
@@ -213,5 +238,6 @@ def writing(server: Server, database: str, seed: int, *, pace: float = 0.0) -> I
         stop.set()
         thread.join()
         writer.close()
+        branches.roll_all_back()
     if failures:
         raise failures[0]

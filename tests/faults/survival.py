@@ -80,7 +80,7 @@ def survive(ends: Ends, deaths: list[tuple[str, int]], seed: int) -> None:
     pipeline = write_pipeline(ends.folder, source, ends.target)
     if deaths[0][0] not in LOADING:
         pipeline.must("load", "FILE")
-    with writing(source.server, source.database, seed, pace=PACE) as writer:
+    with writing(source.server, source.database, seed, pace=PACE, xa=True) as writer:
         writer.wait(10)
         for point, times in deaths:
             die(pipeline, point, times)

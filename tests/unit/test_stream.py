@@ -293,5 +293,7 @@ def test_read_from_asks_for_what_is_undecided_at_the_lowest_position() -> None:
     bench.run([insert(5, "a"), Idle(MemoryPosition(5))])
     bench.now += 2
     bench.run([Idle(MemoryPosition(6))])
-    assert set(asked) == {("memory:4", True)}
-    assert {str(batch.checkpoint.read_from) for batch in bench.batches} == {"memory:2"}
+    assert set(asked) == {
+        ("memory:0", True)
+    }  # b loads: its position may be stored before the stream hears of it
+    assert {str(batch.checkpoint.read_from) for batch in bench.batches} == {"memory:0"}
