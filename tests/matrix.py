@@ -89,6 +89,10 @@ def run_cells(
     missing = results.missing(mine)
     jobs = min(int(os.environ.get("JOBS") or 2), len(missing))
     print(f"{len(mine)} cells, {len(missing)} to do, {jobs} at a time", flush=True)
+    if len(missing) < len(mine):
+        print(
+            f"{len(mine) - len(missing)} results are kept from earlier runs, of whatever code: FRESH=1 forgets them"
+        )
     with _workers(jobs, missing, work, settings or {}, target_settings or {}) as ended:
         for number, result in enumerate(ended, 1):
             results.add(result)
