@@ -29,8 +29,9 @@ lint: setup
 test: lint
 	$(VENV)/bin/python -m pytest -n $(or $(JOBS),3) -m "not full and not slow"
 
+# Everything, once for each way in which a managed target is set up; what has ended is not run again. Hours.
 test-full: lint
-	$(VENV)/bin/python -m pytest -n $(or $(JOBS),3)
+	@$(VENV)/bin/python -m tests.profiles --jobs $(or $(JOBS),2) $(PROFILES)
 
 bench: setup
 	@$(VENV)/bin/python -m bench

@@ -12,6 +12,7 @@ stream needs: careful plans after a refusal, counts, conflicts, status.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from replicator.checkpoint import CHECK_ONE, CHECKED, Lease, build_head, settle
+from replicator.checkpoint import CHECK_ONE, CHECKED, Lease, build_head, run_fenced, settle
 from replicator.errors import (
     CheckpointMismatch,
     CheckRefused,
@@ -62,11 +63,21 @@ class Committer:
 
     ``waiting_for`` says what an outage waits for, "" when nothing. When ``stop`` is set, an outage is raised
     (TargetUnavailable or TargetRetry) instead of waited for; the checkpoint then tells whether the batch was applied.
+    ``tell`` writes what is waited for where others look, on a target that answers and still does not take the batch.
     """
 
-    def __init__(self, session: Session, lease: Lease, *, stop: threading.Event, loads: bool = True) -> None:
+    def __init__(
+        self,
+        session: Session,
+        lease: Lease,
+        *,
+        stop: threading.Event,
+        loads: bool = True,
+        tell: Callable[[Session], None] | None = None,
+    ) -> None:
         self.session = session
         self.lease = lease
+        self._tell = tell
         self.foreign_key_checks = session.foreign_key_checks
         self.refused: Statement | None = None  # what the last refusal was about
         self.waiting_for = ""
@@ -88,32 +99,35 @@ class Committer:
 
     def call(self, action: Callable[[Session, Lease], T]) -> T:
         """Run a fenced action that may be repeated, through deadlocks and outages."""
-        delays = build_delays()
+        delays, outages = build_delays(), self._build_outages()
         while True:
             try:
-                return action(self.session, self.lease)
+                done = action(self.session, self.lease)
             except TargetUnavailable as error:
-                self._reconnect(error)
+                self._reconnect(error, next(outages))
             except TargetRetry as error:
                 self._wait(error, next(delays), 0)
+            else:
+                self.waiting_for = ""
+                return done
 
     def close(self) -> None:
         self.session.close()
 
     def _commit(self, build: Callable[[Lease], Iterable[Packet]]) -> list[Answer] | None:
-        delays = build_delays(longest=2.0)
+        delays, outages = build_delays(longest=2.0), self._build_outages()
         for attempt in range(1 << 62):
             try:
                 return self._send(build)
             except _Superseded as error:
                 # Another process, or an earlier attempt of this very batch that arrived late: the row says which.
-                if self._reconnect(error):
+                if self._reconnect(error, 0.0):
                     return None
                 raise CheckpointMismatch(
                     f"pipeline {self.lease.pipeline}: the target refuses its own checkpoint"
                 ) from None
             except TargetUnavailable as error:
-                if self._reconnect(error):
+                if self._reconnect(error, next(outages)):
                     return None
             except TargetRetry as error:
                 self._wait(error, next(delays), attempt)
@@ -161,17 +175,30 @@ class Committer:
         except TargetError:
             self.session.abort()
 
-    def _reconnect(self, error: TargetUnavailable) -> bool:
-        """A new session and the truth about the batch in flight: whether it was committed."""
-        self.session.close()
+    def _build_outages(self) -> Iterator[float]:
+        """Delays before each new session: none before the first; a target that takes sessions and no rows (a full disk)
+        must not be asked again without end."""
+        return itertools.chain((0.0,), build_delays())
+
+    def _reconnect(self, error: TargetUnavailable, delay: float) -> bool:
+        """After ``delay``, a new session and the truth about the batch in flight: whether it was committed."""
         self._report(f"target: {error.message}")
+        if delay and self._stop.wait(delay):
+            raise error
+        self.session.close()  # not before: `status` knows by it that this run is alive
         self.session, was_committed = connect_patiently(
             self.session.endpoint,
             loads=self._loads,
             stop=self._stop,
             report=self._report,
-            prepare=lambda session: settle(session, self.lease),
+            prepare=lambda session: self._settle(session, is_again=delay > 0),
         )
+        return was_committed
+
+    def _settle(self, session: Session, *, is_again: bool) -> bool:
+        was_committed = settle(session, self.lease)
+        if is_again and not was_committed and self._tell is not None:
+            self._tell(session)
         return was_committed
 
     def _wait(self, error: TargetRetry, delay: float, attempt: int) -> None:
@@ -181,7 +208,8 @@ class Committer:
             raise error
 
     def _report(self, text: str) -> None:
-        self.waiting_for = text
+        if text:  # a new session alone ends no outage: what was to be done may be refused again
+            self.waiting_for = text
 
 
 class _Superseded(TargetUnavailable):
@@ -240,7 +268,7 @@ class Applier:
     def __init__(
         self, session: Session, lease: Lease, *, status: Callable[[], StatusLine], stop: threading.Event
     ) -> None:
-        self.committer = Committer(session, lease, stop=stop)
+        self.committer = Committer(session, lease, stop=stop, tell=self._tell)
         self.committer.foreign_key_checks = False
         self._status = status
         self._status_written = float("-inf")
@@ -302,6 +330,10 @@ class Applier:
 
     def close(self) -> None:
         self.committer.close()
+
+    def _tell(self, session: Session) -> None:
+        lease = self.lease
+        run_fenced(session, lease, build_status_update(lease.pipeline, self._status(), {}))
 
     # --- building -----------------------------------------------------------------------------------------------------
 

@@ -28,12 +28,14 @@ LOCK_WAIT_TIMEOUT = 1205
 _OUTAGES = frozenset(
     (
         *(2002, 2003, 2005, 2006, 2013, 2055),  # the client's: cannot connect, unresolved, gone, lost
-        *(1040, 1203),  # too many connections
+        *(1040, 1203, 1226),  # too many connections, or more than the account may have just now
         *(1053, 1077, 1927, 3169, 4031),  # shutting down, killed, silent for too long
         *(1158, 1159, 1160, 1161, 1184),  # the server lost us in mid-packet
         *(1290, 1792, 1836, 3100, 3101),  # read-only, failing over
     )
 )
+_FULL = frozenset((3, 20, 1021, 1114))
+_WRITE_FAILED = frozenset((1026, 1030))  # of which a full disk (errno 28) is one reason
 _RETRIES = frozenset(
     (1205, 1213, 1317, 3572, 3058)
 )  # lock time-out, deadlock, interrupted, NOWAIT, user lock deadlock
@@ -44,7 +46,6 @@ _DENIED = frozenset((1044, 1142, 1143, 1227, 1370))
 _HINTS = {
     1045: "check target.user and target.password, and that the account may come from this host",
     1049: "create the database, or correct target.database",
-    1114: "the target is out of room; free some and start again",
     1129: "run `FLUSH HOSTS` at the target: it counts failed connects from this host",
     1130: "create the account for this host, or with host '%'",
     1153: "a row is larger than the target's max_allowed_packet; raise it there",
@@ -86,6 +87,11 @@ def _parts(error: pymysql.MySQLError) -> tuple[int, str]:
 def _build_error(number: int, sqlstate: str, message: str, text: str, database: object) -> TargetError:
     if number in _OUTAGES:
         return TargetUnavailable(message)
+    if number in _FULL or (number in _WRITE_FAILED and "No space left" in text):
+        return TargetUnavailable(
+            f"out of room: {message}",
+            hint="free some at the target, or give it more; a run waits and goes on",
+        )
     if number in _RETRIES:
         return TargetRetry(message)
     if number in _DUPLICATES:

@@ -104,6 +104,7 @@ def read_status(config: PipelineConfig) -> PipelineStatus:
         if stored is None:
             return PipelineStatus(config.pipeline)
         epoch, is_heard = _read_writer(session, stored)
+        closed = _read_closed(session)
     is_running = stored.is_running and is_heard
     return PipelineStatus(
         pipeline=config.pipeline,
@@ -115,7 +116,7 @@ def read_status(config: PipelineConfig) -> PipelineStatus:
         conflict_types=stored.conflicts,
         torn=stored.is_torn,
         consistent=stored.is_consistent,
-        waiting_for=stored.waiting_for if is_running else "",
+        waiting_for=closed or (stored.waiting_for if is_running else ""),
         source_identity=stored.identity,
         epoch=epoch,
         host=stored.host,
@@ -123,6 +124,17 @@ def read_status(config: PipelineConfig) -> PipelineStatus:
         started_at=stored.started_at,
         updated_at=stored.updated_at,
         tables=stored.tables,
+    )
+
+
+def _read_closed(session: Session) -> str:
+    """Why nobody can write at the target just now, '' where they can: a run that waits for that cannot say so there."""
+    read_only, innodb_read_only = session.query("SELECT @@GLOBAL.read_only, @@GLOBAL.innodb_read_only")[0]
+    session.rollback()
+    return (
+        "target: read_only is on; the rest of this was written before"
+        if read_only or innodb_read_only
+        else ""
     )
 
 

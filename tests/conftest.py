@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account, pick_name
+from tests.profiles import PROFILES
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--target", choices=sorted(PROFILES), default="plain", help="the target's settings")
 
 
 @pytest.fixture(scope="session")
-def mysql_target() -> Iterator[Server]:
-    with start_mysql() as server:
+def mysql_target(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with start_mysql(**cast(Any, PROFILES[request.config.getoption("--target")])) as server:
         yield server
 
 

@@ -51,12 +51,32 @@ def test_pymysql_connects_on_a_socket_it_is_given_and_keeps_the_cause_of_a_failu
 
 
 @pytest.mark.parametrize(
-    "number", [2003, 2005, 2006, 2013, 1290, 1836, 1792, 1040, 1053, 3100, 3101, 4031, 1927, 3169]
+    "number", [2003, 2005, 2006, 2013, 1290, 1836, 1792, 1040, 1226, 1053, 3100, 3101, 4031, 1927, 3169]
 )
 def test_outages_are_waited_for(number: int) -> None:
     error = classify(pymysql.err.OperationalError(number, "gone", sqlstate="HY000"))
     assert isinstance(error, TargetUnavailable)
     assert error.errno == number
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (3, "Error writing file 'x' (OS errno 28 - No space left on device)"),
+        (1021, "Disk full (/tmp/x)"),
+        (1030, "Got error 28 - 'No space left on device' from storage engine"),
+        (1114, "The table 't' is full"),
+    ],
+)
+def test_a_full_disk_at_the_target_is_waited_for(number: int, text: str) -> None:
+    error = classify(pymysql.err.OperationalError(number, text, sqlstate="HY000"))
+    assert isinstance(error, TargetUnavailable)
+    assert "out of room" in error.message
+
+
+def test_another_failure_of_the_storage_engine_is_not_waited_for() -> None:
+    text = "Got error 168 - 'Unknown (generic) error from engine' from storage engine"
+    assert not classify(pymysql.err.OperationalError(1030, text, sqlstate="HY000")).retryable
 
 
 @pytest.mark.parametrize(

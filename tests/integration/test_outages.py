@@ -1,0 +1,159 @@
+"""The target goes away in every way that a managed one does: a run waits, says for what, and goes on without a gap."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replicator.servers import Server, start_mysql
+from tests.accounts import Account, make_source_account, make_target_account
+from tests.compare import Side, describe_difference
+from tests.processes import PipelineFile, end, follow, write_pipeline
+from tests.targets import wait_until
+
+FOUR_ROWS = "INSERT INTO t (v) SELECT REPEAT('x', 300000) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4) q"
+
+
+def write(account: Account, sql: str) -> None:
+    account.server.execute(sql, database=account.database)
+
+
+def differs(source: Account, target: Account) -> str:
+    return describe_difference(
+        Side(source.server, source.database, "t"), Side(target.server, target.database, "t")
+    )
+
+
+@pytest.fixture(scope="module")
+def small_target() -> Iterator[Server]:
+    """A server whose tables share 32 MB that do not grow until they are told to: its disk is full, for all it knows."""
+    with start_mysql(
+        innodb_data_file_path="ibdata1:12M;ibdata2:20M",
+        innodb_file_per_table=False,
+        log_bin=False,
+        gtid_mode=None,
+        enforce_gtid_consistency=None,
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def ends(mysql_source: Server, small_target: Server) -> Iterator[tuple[Account, Account]]:
+    with make_source_account(mysql_source) as source, make_target_account(small_target) as target:
+        write(source, "CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v LONGTEXT)")
+        write(source, "INSERT INTO t (v) VALUES ('first')")
+        yield source, target
+
+
+@contextlib.contextmanager
+def read_only(server: Server, name: str) -> Iterator[None]:
+    server.execute(f"SET GLOBAL {name} = ON")
+    try:
+        yield
+    finally:
+        server.execute("SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF")
+
+
+@pytest.mark.parametrize("name", ["read_only", "super_read_only"])
+def test_a_read_only_window_is_waited_through_and_shown(
+    ends: tuple[Account, Account], tmp_path: Path, name: str
+) -> None:
+    source, target = ends
+    pipeline = write_pipeline(tmp_path, source, target)
+    process = pipeline.start("run", "FILE")
+    follow(process, "state=streaming")
+    with read_only(target.server, name):
+        write(source, "INSERT INTO t (v) VALUES ('while it was closed')")
+        assert "1290" in follow(process, "waiting_for=target").splitlines()[-1]
+        assert "read_only" in pipeline.status()["waiting_for"]
+        assert pipeline.run("check", "FILE").returncode == 3
+        assert pipeline.run("load", "FILE").returncode == 5
+    wait_until(lambda: not differs(source, target))
+    code, output = end(process)
+    assert code == 0, output
+    assert pipeline.status()["waiting_for"] == ""
+
+
+def fail_everywhere(pipeline: PipelineFile, number: str) -> None:
+    """`check` 3, `plan` and `load` 5, each with the server's own number."""
+    answer = json.loads(pipeline.must("check", "FILE", "--json", exit_code=3))
+    assert any(number in item["message"] for item in answer["checks"] if item["status"] == "fail")
+    for command in ("plan", "load"):
+        done = pipeline.run(command, "FILE")
+        assert done.returncode == 5
+        assert number in done.stderr
+
+
+def test_too_many_connections_are_waited_for_at_the_first_connect(
+    ends: tuple[Account, Account], tmp_path: Path
+) -> None:
+    """An account's own limit (1226): of the numbers of this kind the one that leaves an administrator in."""
+    source, target = ends
+    target.server.execute(f"ALTER USER {target.user} WITH MAX_USER_CONNECTIONS 1")
+    pipeline = write_pipeline(tmp_path, source, target)
+    with target.connect():
+        fail_everywhere(pipeline, "1226")
+        process = pipeline.start("run", "FILE")
+        assert "1226" in follow(process, "waiting_for=127").splitlines()[-1]
+    target.server.execute(f"ALTER USER {target.user} WITH MAX_USER_CONNECTIONS 0")
+    wait_until(lambda: not _is_missing(target) and not differs(source, target))
+    code, output = end(process)
+    assert code == 0, output
+
+
+def test_a_server_whose_connections_are_all_taken_is_waited_for(
+    ends: tuple[Account, Account], tmp_path: Path
+) -> None:
+    source, target = ends
+    server = target.server
+    pipeline = write_pipeline(tmp_path, source, target)
+    before = server.execute("SELECT @@GLOBAL.max_connections")[0][0]
+    with server.connect() as administrator, contextlib.ExitStack() as stack:
+        administrator.cursor().execute("SET GLOBAL max_connections = 1")
+        with contextlib.suppress(Exception):
+            for _ in range(3):
+                stack.enter_context(target.connect())
+        fail_everywhere(pipeline, "1040")
+        process = pipeline.start("run", "FILE")
+        assert "1040" in follow(process, "waiting_for=127").splitlines()[-1]
+        administrator.cursor().execute(f"SET GLOBAL max_connections = {before}")
+    wait_until(lambda: not _is_missing(target) and not differs(source, target))
+    code, output = end(process)
+    assert code == 0, output
+
+
+def _is_missing(target: Account) -> bool:
+    return ("t",) not in target.query("SHOW TABLES")
+
+
+def test_a_full_disk_is_waited_for_without_a_storm_and_shown(
+    ends: tuple[Account, Account], tmp_path: Path
+) -> None:
+    source, target = ends
+    pipeline = write_pipeline(tmp_path, source, target)
+    process = pipeline.start("run", "FILE")
+    follow(process, "state=streaming")
+    target.server.execute("CREATE TABLE hog (v LONGBLOB)", database=target.database)
+    with contextlib.suppress(Exception):
+        for _ in range(100):
+            write(target, "INSERT INTO hog VALUES (REPEAT('x', 500000))")
+    for _ in range(8):
+        write(source, FOUR_ROWS)
+    assert "1114" in follow(process, "waiting_for=target").splitlines()[-1]
+    wait_until(lambda: "1114" in pipeline.status()["waiting_for"])
+    sessions = (
+        "SELECT variable_value FROM performance_schema.global_status WHERE variable_name = 'connections'"
+    )
+    before = int(target.server.execute(sessions)[0][0])
+    looks = [pipeline.status()["waiting_for"] for _ in range(3)]
+    assert any("out of room" in look for look in looks)  # a look may come just between two of its sessions
+    # Ours are one look each, and this one; the run asks again with a growing delay.
+    assert int(target.server.execute(sessions)[0][0]) - before < 20
+    write(target, "DROP TABLE hog")
+    wait_until(lambda: not differs(source, target), 60)
+    code, output = end(process)
+    assert code == 0, output
