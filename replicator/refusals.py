@@ -46,7 +46,7 @@ _DENIED = frozenset((1044, 1142, 1143, 1227, 1370))
 _HINTS = {
     1045: "check target.user and target.password, and that the account may come from this host",
     1049: "create the database, or correct target.database",
-    1129: "run `FLUSH HOSTS` at the target: it counts failed connects from this host",
+    1129: "run `TRUNCATE TABLE performance_schema.host_cache` at the target: it counts failed connects from this host",
     1130: "create the account for this host, or with host '%'",
     1153: "a row is larger than the target's max_allowed_packet; raise it there",
     1665: "the target's binlog_format must be ROW",

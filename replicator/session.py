@@ -249,6 +249,11 @@ def _open(endpoint: Endpoint, loads: bool, connect_seconds: int) -> Any:
         cause = getattr(error, "original_exception", None)
         if isinstance(cause, OSError):
             raise _unreachable(endpoint, cause) from None
+        if isinstance(error, pymysql.err.InternalError) and isinstance(error.args[0], str):
+            raise TargetError(
+                f"{endpoint.address}: what answers there does not speak MySQL: {error.args[0]}",
+                hint="correct target.port",
+            ) from None
         raise_classified(error, 0, f"{endpoint.address}: ")
     return connection
 

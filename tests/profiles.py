@@ -49,17 +49,18 @@ class Result(TypedDict):
 
 
 def main() -> int:
-    ours, _, theirs = " ".join(sys.argv[1:]).partition("-- ")
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    ours, arguments = words[:end], words[end + 1 :]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "profiles", nargs="*", metavar="PROFILE", help=f"of {', '.join(PROFILES)}; default: all"
     )
     parser.add_argument("--jobs", default="2")
     parser.add_argument("--again", action="store_true")
-    options = parser.parse_args(ours.split())
+    options = parser.parse_args(ours)
     if unknown := set(options.profiles) - PROFILES.keys():
         parser.error(f"no such profile: {', '.join(sorted(unknown))}")
-    arguments = theirs.split()
     state = _hash_state(arguments)
     results = []
     for profile in options.profiles or PROFILES:

@@ -6,11 +6,12 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from replicator.config import Target
 from replicator.config.kinds import Secret
+from replicator.servers import Server
 from replicator.tls import Tls, TlsMode
 from tests.accounts import Account
 
@@ -35,6 +36,17 @@ def wait_until(is_true: Callable[[], Any], seconds: float = SECONDS) -> None:
     while not is_true():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def set_global(server: Server, name: str, value: str) -> Iterator[None]:
+    """A server variable for a while; what it was comes back, whatever the server was started with."""
+    before = server.execute(f"SELECT @@GLOBAL.{name}")[0][0]
+    server.execute(f"SET GLOBAL {name} = {value}")
+    try:
+        yield
+    finally:
+        server.execute(f"SET GLOBAL {name} = %s", (before,))
 
 
 class Line:
@@ -112,3 +124,28 @@ class Line:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Stranger:
+    """A server of another protocol, which says its greeting to everybody and waits for an answer."""
+
+    def __init__(self, greeting: bytes) -> None:
+        self._greeting = greeting
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                client.sendall(self._greeting)
+                client.close()
+
+    def __enter__(self) -> Stranger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()

@@ -26,6 +26,16 @@ PINGS: Final = 5
 
 _TLS_CODES: Final = frozenset({2026, 3159})
 _DATABASE_CODES: Final = frozenset({1044, 1049})
+_LIMITS: Final = (
+    "MAX_USER_CONNECTIONS 0 MAX_CONNECTIONS_PER_HOUR 0 MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0"
+)
+_CROWDED: Final = {
+    1040: "SET GLOBAL max_connections = @@max_connections * 2;    -- or end idle sessions there",
+    1129: "TRUNCATE TABLE performance_schema.host_cache;    -- it counts failed connects from this host",
+    1203: "SET GLOBAL max_user_connections = 0;    -- or end idle sessions of this account there",
+    1226: f"ALTER USER '{{user}}'@'%' WITH {_LIMITS};    -- or end idle sessions of this account there",
+}
+"""Why a server that is up takes no further login, and what lets one in."""
 
 
 class Failure(NamedTuple):
@@ -157,6 +167,13 @@ def _explain_login(error: pymysql.MySQLError | OSError, endpoint: Endpoint, side
     if code == 1130:
         fix = f"CREATE USER '{endpoint.user}'@'%' IDENTIFIED BY '…';    -- at the {side}, with the file's password"
         return Failure("login", f"{text} (error {code})", fix)
+    if isinstance(cause, pymysql.err.InternalError) and not code:
+        message = f"what answers at port {endpoint.port} does not speak MySQL: {text}"
+        return Failure(
+            "login", message, f"nc -w 2 {endpoint.host} {endpoint.port}    # then correct {side}.port"
+        )
+    if code in _CROWDED:
+        return Failure("login", f"{text} (error {code})", _CROWDED[code].format(user=endpoint.user))
     if isinstance(cause, OSError) or code in (2002, 2003, 2013):
         message = f"the port answers, but no login came about: {text}; a proxy or a server that is starting stands there"
         return Failure(

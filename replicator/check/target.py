@@ -124,7 +124,7 @@ def _check_writable(findings: Findings, variables: dict[str, str], subject: str)
         "target.writable",
         subject,
         f"{', '.join(closed)} is on: a replica, or a server that is failing over; a run waits until it is off",
-        "point target.host at the writer, or, as administrator: SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF;",
+        "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF;    -- or point target.host at the writer",
     )
 
 

@@ -22,6 +22,7 @@ from tests.integration.test_rowcodec_server import (
     temporals,
 )
 from tests.processes import write_pipeline
+from tests.targets import set_global
 
 BITS: Columns = {
     f"BIT({n})": ["0", f"b'{'1' * n}'", f"b'1{'01' * 32}'" if n == 64 else "1"] for n in range(1, 64)
@@ -105,12 +106,9 @@ def test_every_type_arrives_on_every_way(
     source_account: Account, target_account: Account, tmp_path: Path, local_infile: str
 ) -> None:
     pipeline = write_pipeline(tmp_path, source_account, target_account)
-    target_account.server.execute(f"SET GLOBAL local_infile = {local_infile}")
-    try:
+    with set_global(target_account.server, "local_infile", local_infile):
         zoos = [*COMMON, *OWN[source_account.server.kind]]
         assert mirror(source_account, target_account, pipeline, zoos) > 4 * sum(zoo.count for zoo in zoos)
-    finally:
-        target_account.server.execute("SET GLOBAL local_infile = ON")
 
 
 def test_large_values_arrive(source_account: Account, target_account: Account, tmp_path: Path) -> None:

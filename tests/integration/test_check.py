@@ -23,6 +23,7 @@ from replicator.tablestate import Found, State, insert_pending, set_table
 from replicator.testing import build_table
 from tests.accounts import Account, make_source_account
 from tests.processes import PipelineFile, write_pipeline
+from tests.targets import Stranger, set_global
 
 ORDERS = "CREATE TABLE orders (id INT PRIMARY KEY, sku VARCHAR(20) NOT NULL, price DECIMAL(12, 2))"
 
@@ -114,6 +115,28 @@ def test_a_port_where_nobody_listens(bench: Bench, side: str) -> None:
     assert bench.check().exit_code == 3
 
 
+def test_a_port_that_speaks_another_protocol(bench: Bench) -> None:
+    with Stranger(b"SSH-2.0-OpenSSH_9.2p1\r\n") as stranger:
+        bench.change("target", port=stranger.port)
+        failed = bench.fail_with("target.login")
+        assert "not speak MySQL" in failed.message
+        assert bench.file.run("load", "FILE").returncode == 5
+        ended = bench.file.run("run", "FILE")  # waiting would mend nothing
+        assert ended.returncode == 5
+        assert "does not speak MySQL" in " ".join(ended.stderr.split())
+
+
+def test_an_account_that_has_all_its_connections_is_told_apart_from_a_wrong_password(bench: Bench) -> None:
+    server, user = bench.target.server, bench.target.user
+    server.execute(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 1")
+    with bench.target.connect():
+        failed = bench.fail_with("target.login")
+    assert "1226" in failed.message
+    assert "password" not in failed.fix
+    bench.paste(server, failed.fix)
+    assert bench.failures() == {}
+
+
 def test_a_host_that_does_not_resolve(bench: Bench) -> None:
     bench.change("target", host="no-such-host.invalid")
     assert "does not resolve" in bench.fail_with("target.resolve").message
@@ -138,12 +161,8 @@ def test_tls_that_the_server_does_not_offer(
 
 def test_tls_that_the_server_demands(bench: Bench) -> None:
     bench.change("target", tls={"mode": "disabled"})
-    server = bench.target.server
-    server.execute("SET GLOBAL require_secure_transport = ON")
-    try:
+    with set_global(bench.target.server, "require_secure_transport", "ON"):
         assert "demands TLS" in bench.fail_with("target.tls").message
-    finally:
-        server.execute("SET GLOBAL require_secure_transport = OFF")
 
 
 def test_the_wrong_product(bench: Bench) -> None:
@@ -296,14 +315,31 @@ def test_rows_of_others_need_a_decision(bench: Bench) -> None:
 
 
 def test_local_infile_off_is_a_warning(bench: Bench) -> None:
-    server = bench.target.server
-    server.execute("SET GLOBAL local_infile = OFF")
-    try:
+    with set_global(bench.target.server, "local_infile", "OFF"):
         report = bench.check()
-    finally:
-        server.execute("SET GLOBAL local_infile = ON")
-    assert outcome(report, "target.local_infile").status == "warn"
-    assert report.exit_code == 0
+        warned = outcome(report, "target.local_infile")
+        assert warned.status == "warn"
+        assert report.exit_code == 0
+        bench.paste(bench.target.server, warned.fix)
+        assert outcome(bench.check(), "target.local_infile").status == "pass"
+
+
+def test_a_read_only_target_is_named_and_opened_by_the_fix(bench: Bench) -> None:
+    with (
+        set_global(bench.target.server, "read_only", "ON"),
+        set_global(bench.target.server, "super_read_only", "ON"),
+    ):
+        failed = bench.fail_with("target.writable")
+        bench.paste(bench.target.server, failed.fix)
+        assert "target.writable" not in bench.failures()
+
+
+def test_a_small_packet_is_a_warning(bench: Bench) -> None:
+    with set_global(bench.target.server, "max_allowed_packet", str(4 << 20)):
+        warned = outcome(bench.check(), "target.packet")
+        assert warned.status == "warn"
+        bench.paste(bench.target.server, warned.fix)
+        assert outcome(bench.check(), "target.packet").status == "pass"
 
 
 # --- what earlier runs left -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from tests.accounts import Account
 from tests.compare import assert_equal
 from tests.processes import write_pipeline
+from tests.targets import set_global
 
 TABLE = "CREATE TABLE docs (id INT PRIMARY KEY, doc JSON, note VARCHAR(20), more JSON NOT NULL)"
 KEYS = ["a", "", "price", "a.b", 'say \\\\"x\\\\"', "it''s", "\\\\\\\\", "é漢😀", "$[0]", " "]
@@ -60,8 +61,7 @@ def test_documents_with_decimals_are_mirrored(
 ) -> None:
     source, target, chance = mysql_source_account, target_account, random.Random(local_infile)
     source.server.execute([TABLE, insert(chance, 0), insert(chance, ROWS)], database=source.database)
-    target.server.execute(f"SET GLOBAL local_infile = {local_infile}")
-    try:
+    with set_global(target.server, "local_infile", local_infile):
         pipeline = write_pipeline(tmp_path, source, target)
         pipeline.must("load", "FILE")
         assert_equal(source.server, source.database, target.server, target.database)
@@ -76,8 +76,6 @@ def test_documents_with_decimals_are_mirrored(
         source.server.execute(changes, database=source.database)
         pipeline.must("run", "FILE", "--until-current")
         assert assert_equal(source.server, source.database, target.server, target.database) > 2 * ROWS
-    finally:
-        target.server.execute("SET GLOBAL local_infile = ON")
     counted = (
         "SELECT COUNT(*) FROM docs WHERE JSON_TYPE(doc->'$[0]') = 'DECIMAL' OR JSON_TYPE(doc) = 'DECIMAL'"
     )
