@@ -241,13 +241,14 @@ class Pipeline:
         opened = self._opened
         position = opened.read_from
         loaded = [table for table in opened.tables if not self._is_pending(table.source)]
+        since = {t.source: opened.own_position(t.source) or opened.position for t in loaded}
         if len(loaded) < len(opened.tables) and not position.covers(opened.current):
-            with contextlib.closing(opened.reader.read(position, loaded, self._stop)) as items:
+            with contextlib.closing(opened.reader.read(position, loaded, self._stop, since)) as items:
                 for item in items:
                     yield item
                     if not isinstance(item, Heartbeat) and (position := item.position).covers(opened.current):
                         break
-        yield from opened.reader.read(position, opened.tables, self._stop)
+        yield from opened.reader.read(position, opened.tables, self._stop, since)
 
     def _emit(self, item: Emitted) -> None:
         if isinstance(item, Batch):

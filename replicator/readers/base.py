@@ -97,9 +97,16 @@ class Reader(Protocol):
         ...
 
     def read(
-        self, start: Position, tables: Sequence[TableSchema], stop: threading.Event
+        self,
+        start: Position,
+        tables: Sequence[TableSchema],
+        stop: threading.Event,
+        since: Mapping[TableName, Position] | None = None,
     ) -> Generator[StreamItem, None, None]:
         """The change stream after ``start`` until ``stop`` is set. Reconnects by itself; raises what waiting cannot heal.
+
+        ``since`` has positions, by table, that the stored rows stand at: what changed a table's shape at or before its
+        own is past, and so are rows of an older shape.
 
         While nothing arrives it yields ``Idle`` at least every 5 ms after the last transaction once, then every
         10 ms, so that the caller can act on time.

@@ -292,14 +292,19 @@ class MysqlReader:
     # --- the stream ---------------------------------------------------------------------------------------------------
 
     def read(
-        self, start: Position, tables: Sequence[TableSchema], stop: threading.Event
+        self,
+        start: Position,
+        tables: Sequence[TableSchema],
+        stop: threading.Event,
+        since: Mapping[TableName, Position] | None = None,
     ) -> Generator[StreamItem, None, None]:
         """See ``base.Reader.read``. A lost connection is waited for, however long; everything else is raised.
 
         A stream that goes on where the last one was left knows what is undecided there.
         """
         assert isinstance(start, MysqlPosition)
-        selection = Selection(tables, fold=self._server.fold, explain_reach=self._explain_reach)
+        fold = self._server.fold
+        selection = Selection(tables, fold=fold, explain_reach=self._explain_reach, since=since)
         position: MysqlPosition = start
         if self._left != start:
             self._undecided.close()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from replicator.model import TableName, TableSchema
+from replicator.model import Position, TableName, TableSchema
 
 
 @dataclass(slots=True)
@@ -29,6 +29,8 @@ class Selection:
     """The tables whose changes are read; a table leaves with its schema change. ``fold``: names compare without case.
 
     ``explain_reach`` says why a statement that names these other tables may have changed further ones, '' when not.
+    ``since`` has the positions at which tables had the shape they are described with: what the log says of their shape
+    at or before that is past.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class Selection:
         *,
         fold: bool = False,
         explain_reach: Callable[[Sequence[TableName]], str] = _reach_nothing,
+        since: Mapping[TableName, Position] | None = None,
     ) -> None:
         self.fold = fold
+        self._since = since or {}
         self._explain_reach = explain_reach
         self._plain: set[TableName] = set()  # other tables, found to reach no further
         self.tables = {table.source: table for table in tables}
@@ -49,6 +53,11 @@ class Selection:
 
     def find(self, schema: str, table: str) -> TableSchema | None:
         return self._by_name.get(self._key(TableName(schema, table)))
+
+    def is_past(self, name: TableName, end: Position) -> bool:
+        """Whether a group that ends at ``end`` is older than the shape this table is described with."""
+        since = self._since.get(name)
+        return since is not None and since.includes(end)
 
     def drop(self, names: Sequence[TableName]) -> None:
         for name in names:

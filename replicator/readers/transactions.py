@@ -199,7 +199,7 @@ class Transactions:
                 table_id = buffer[start : start + 6]
                 if maps.get(table_id) != buffer[start:end]:
                     self._verify(kind, buffer, start, end, at)
-                    change = self._map(table_id, buffer, start, end)
+                    change = self._map(table_id, log_pos, buffer, start, end)
                     if change is not None:
                         yield change
                 continue
@@ -534,6 +534,12 @@ class Transactions:
         self, verdict: statement.Verdict, query: binlog.Query, log_pos: int
     ) -> StreamItem | _End | None:
         is_alone = self._state != _IN_GROUP
+        if verdict.tables:
+            end = self._find_end(log_pos)
+            current = tuple(name for name in verdict.tables if not self._selection.is_past(name, end))
+            if not current and verdict.meaning is not Meaning.TRUNCATE:
+                return _END if is_alone else None
+            verdict = verdict._replace(tables=current) if current else verdict
         reason = verdict.reason if verdict.meaning is Meaning.STOP else ""
         if verdict.others:
             reason = self._selection.explain_reach(verdict.others)
@@ -568,7 +574,7 @@ class Transactions:
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
-    def _map(self, table_id: bytes, buffer: bytes, start: int, end: int) -> SchemaChange | None:
+    def _map(self, table_id: bytes, log_pos: int, buffer: bytes, start: int, end: int) -> SchemaChange | None:
         """A table map that is new, or differs from the last one of its id."""
         body = self._maps[table_id] = buffer[start:end]
         name = tablemap.parse_table_name(buffer, start, end)
@@ -580,6 +586,11 @@ class Transactions:
         if built is None or built[0] is not table:
             table_map = tablemap.parse_table_map(buffer, start, end, is_mariadb=self._is_mariadb)
             reason = rowcodec.explain_mismatch(table_map, table)
+            if reason is not None and self._selection.is_past(table.source, self._find_end(log_pos)):
+                del self._maps[
+                    table_id
+                ]  # judged anew each time: beyond the table's position it is a mismatch
+                return None
             if reason is not None:
                 return self._take_mismatch(table.source, reason)
             built = self._built[body[6:]] = (table, rowcodec.build_decoder(table_map, table).decode)

@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 
 from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account
+from tests.branches import branching
 from tests.compare import assert_equal
 from tests.faults.dying import POINTS
 from tests.faults.survival import DYING, MOST_VISITS
@@ -80,6 +81,7 @@ class Mirror(RuleBasedStateMachine):
         self.process: subprocess.Popen[str] | None = None
         self.made: set[str] = set()
         self.has_changed = False
+        self.is_loading = True
 
     @initialize(chance=st.integers(0, 1 << 30))
     def set_up(self, chance: int) -> None:
@@ -91,7 +93,8 @@ class Mirror(RuleBasedStateMachine):
         self.upper = enter(Tunnel(self.source.server.host, self.source.server.port))
         self.lower = enter(Tunnel(self.target.server.host, self.target.server.port))
         folder = enter(tempfile.TemporaryDirectory())
-        listed = ("counter", "log", "customers", "orders", "items", "tags", "still")
+        self.branches = enter(branching(self.source.server, self.source.database))
+        listed = ("counter", "log", "branches", "customers", "orders", "items", "tags", "still")
         self.tables: dict[str, Any] = {f"{self.source.database}.{name}": {} for name in listed}
         self.file: PipelineFile = write_pipeline(Path(folder), self.source, self.target, tables=self.tables)
         self.file.edit("source", host=self.upper.host, port=self.upper.port, tls={"mode": "preferred"})
@@ -101,6 +104,16 @@ class Mirror(RuleBasedStateMachine):
         self.has_changed = True
         print(f"  {text}", flush=True)
 
+    def _open_writer(self, number: int) -> Writer:
+        branches = None if self.is_loading else self.branches
+        return Writer(self.source.server, self.source.database, number, branches)
+
+    def _decide_what_a_load_waits_for(self) -> None:
+        """A load waits for what was prepared before it; else XA transactions stay open through whatever happens."""
+        if self.is_loading:
+            for name in self.branches.names:
+                (self.branches.commit if len(name) % 2 else self.branches.rollback)(name)
+
     def _run(self, statement: str) -> None:
         self.source.server.execute(statement, database=self.source.database)
 
@@ -109,7 +122,7 @@ class Mirror(RuleBasedStateMachine):
     @rule(number=SEEDS, transactions=st.integers(1, 40))
     def write(self, number: int, transactions: int) -> None:
         self._say(f"write {number} {transactions}")
-        with contextlib.closing(Writer(self.source.server, self.source.database, number)) as writer:
+        with contextlib.closing(self._open_writer(number)) as writer:
             for _ in range(transactions):
                 writer.write()
 
@@ -141,6 +154,7 @@ class Mirror(RuleBasedStateMachine):
             self._say(f"add {name}")
             self._run(LATE_TABLE.format(name=name))
             self.made.add(name)
+            self.is_loading = True
             self.tables[f"{self.source.database}.{name}"] = {}
             self.file.edit("tables", **self.tables)
 
@@ -150,6 +164,7 @@ class Mirror(RuleBasedStateMachine):
     @precondition(lambda self: self.process is None)
     def start(self) -> None:
         self._say("start")
+        self._decide_what_a_load_waits_for()
         self.process = self.file.start("run", "FILE")
         follow(self.process, "state=")
 
@@ -181,8 +196,9 @@ class Mirror(RuleBasedStateMachine):
         """At a planted point, where the run gets there at all."""
         times = min(times, MOST_VISITS.get(point, times))
         self._say(f"die {number} {point} {times}")
+        self._decide_what_a_load_waits_for()
         process = self.file.start("run", "FILE", "--until-current", program=(*DYING, point, str(times)))
-        with contextlib.closing(Writer(self.source.server, self.source.database, number)) as writer:
+        with contextlib.closing(self._open_writer(number)) as writer:
             for _ in range(20):
                 writer.write()
         output, _ = process.communicate(timeout=90)
@@ -192,6 +208,7 @@ class Mirror(RuleBasedStateMachine):
     @precondition(lambda self: self.process is not None)
     def take_over(self) -> None:
         self._say("take over")
+        self._decide_what_a_load_waits_for()
         assert self.process is not None
         newer = self.file.start("run", "FILE")
         output, _ = self.process.communicate(timeout=90)
@@ -243,11 +260,13 @@ class Mirror(RuleBasedStateMachine):
         self._say("compare")
         self.has_changed = False
         self._end()
+        self._decide_what_a_load_waits_for()
         self.file.must("run", "FILE", "--until-current")
         rows = assert_equal(
             self.source.server, self.source.database, self.target.server, self.target.database
         )
         assert {table["state"] for table in self.file.status()["tables"]} == {"streaming"}
+        self.is_loading = False
         print(f"  {rows} rows equal", flush=True)
 
     def teardown(self) -> None:
