@@ -273,6 +273,7 @@ class Applier:
         self._status = status
         self._status_written = float("-inf")
         self._is_status_old = True
+        self._is_torn = lease.torn is not None  # as the target has it
         self._conflicts: dict[str, int] = {}
         self._max_packet = session.capabilities.max_allowed_packet
         self._position: Position | str = lease.position or ""  # what the target stands at
@@ -333,7 +334,9 @@ class Applier:
 
     def _tell(self, session: Session) -> None:
         lease = self.lease
-        run_fenced(session, lease, build_status_update(lease.pipeline, self._status(), {}))
+        run_fenced(
+            session, lease, build_status_update(lease.pipeline, self._build_line(is_torn=self._is_torn), {})
+        )
 
     # --- building -----------------------------------------------------------------------------------------------------
 
@@ -341,6 +344,9 @@ class Applier:
         self, checkpoint: Checkpoint | None, packets: Iterable[Packet], counts: Mapping[TableName, Counts]
     ) -> list[Answer] | None:
         sent: dict[str, int] | None = None
+        is_torn = self._is_torn if checkpoint is None else checkpoint.torn is not None
+        if is_torn is not self._is_torn:
+            self._status_written = float("-inf")  # the app must see it at once
 
         def build(lease: Lease) -> Iterator[Packet]:
             nonlocal sent
@@ -355,7 +361,7 @@ class Applier:
             sent = (
                 dict(self._conflicts) if time.monotonic() - self._status_written >= STATUS_SECONDS else None
             )
-            tail = self._build_tail(counts, sent)
+            tail = self._build_tail(counts, sent, is_torn=is_torn)
             if self._fits(waiting, tail):
                 yield _join(waiting, tail)
             else:
@@ -363,23 +369,30 @@ class Applier:
                 yield tail
 
         answers = self.committer.commit(build)
+        self._is_torn = is_torn
         self._is_status_old = sent is None
         if sent is not None:
             self._status_written = time.monotonic()
             self._conflicts.clear()
         return answers
 
-    def _build_tail(self, counts: Mapping[TableName, Counts], conflicts: Mapping[str, int] | None) -> Packet:
+    def _build_tail(
+        self, counts: Mapping[TableName, Counts], conflicts: Mapping[str, int] | None, *, is_torn: bool
+    ) -> Packet:
         """What a batch ends with; ``conflicts`` is None when the status is not due."""
         pipeline = self.lease.pipeline
         updates = [build_table_update(pipeline, name, counts=count) for name, count in counts.items()]
         if conflicts is not None:
-            updates.append(build_status_update(pipeline, self._status(), conflicts))
+            updates.append(build_status_update(pipeline, self._build_line(is_torn=is_torn), conflicts))
         statements = [part for update in updates for part in (update, CHECK_ONE)]
         return Packet(b";".join([*statements, b"COMMIT"]), (None,) * (len(statements) + 1))
 
     def _fits(self, first: Packet, second: Packet) -> bool:
         return len(first.sql) + len(second.sql) + 2 < self._max_packet
+
+    def _build_line(self, *, is_torn: bool) -> StatusLine:
+        line = self._status()
+        return line._replace(is_consistent=False, is_torn=True) if is_torn else line
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ Each load worker has a row of its own beside the stream's (worker 0), under the 
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -26,7 +27,7 @@ from replicator.errors import (
     TargetError,
     TargetRetry,
 )
-from replicator.model import Checkpoint, TableName
+from replicator.model import Checkpoint, TableName, Torn
 from replicator.session import LOCK_WAIT_SECONDS, Session
 from replicator.sql import CHECK_COUNT, quote_text
 
@@ -140,6 +141,11 @@ class Lease:
     skip: int = 0
     table: str | None = None
     chunk: str | None = None
+
+    @property
+    def torn(self) -> Torn | None:
+        """Of the stream's lease: how far the transaction after ``position`` was applied."""
+        return parse_torn(self.skip, self.chunk)
 
     @property
     def row(self) -> bytes:
@@ -356,12 +362,22 @@ def build_head(lease: Lease, checkpoint: Checkpoint | None, extras: Sequence[byt
         )
         for name, position in checkpoint.tables
     ]
-    assignments = b"position=%b,read_from=%b,skip_changes=%d," % (
+    assignments = b"position=%b,read_from=%b,%b," % (
         quote_text(str(checkpoint.position)),
         quote_text(str(checkpoint.read_from)),
-        checkpoint.skip,
+        b"skip_changes=0" if checkpoint.torn is None else _build_torn(checkpoint.torn),
     )
     return _build_swap(lease, assignments, [*moved, *extras])
+
+
+def _build_torn(torn: Torn) -> bytes:
+    """The stream has no chunks: its row keeps the tables that are counted there."""
+    return b"skip_changes=%d,chunk=%b" % (torn.skip, quote_text(json.dumps(sorted(torn.tables))))
+
+
+def parse_torn(skip: int, chunk: str | None) -> Torn | None:
+    """What the stream's row says of a transaction that is applied in part."""
+    return Torn(skip, frozenset(TableName(*name) for name in json.loads(chunk or "[]"))) if skip else None
 
 
 def build_chunk_head(lease: Lease, table: TableName, chunk: str, extras: Sequence[bytes] = ()) -> Head:

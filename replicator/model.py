@@ -271,17 +271,27 @@ class UnseenCommit(NamedTuple):
 StreamItem: TypeAlias = Transaction | SchemaChange | Idle | Heartbeat | UnseenCommit
 
 
+class Torn(NamedTuple):
+    """How far a huge transaction is applied (SEMANTICS §1.4): its first ``skip`` row changes of these tables.
+
+    They count in the log's order, before anything is filtered or collapsed; changes of other tables do not count.
+    """
+
+    skip: int
+    tables: frozenset[TableName]
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What a commit stores beside its rows; there is no commit without one (I2, I3).
 
-    ``skip`` counts the row changes of the transaction after ``position`` that are already applied (SEMANTICS §1.4).
-    ``tables`` moves positions of single tables (SEMANTICS §1.2, §2.1); None: the table follows ``position`` from now on.
+    ``torn`` is what is applied already of the transaction after ``position``, None between transactions. ``tables`` moves
+    positions of single tables (SEMANTICS §1.2, §2.1); None: the table follows ``position`` from now on.
     """
 
     position: Position
     read_from: Position
-    skip: int = 0
+    torn: Torn | None = None
     tables: tuple[tuple[TableName, Position | None], ...] = ()
 
 

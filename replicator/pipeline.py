@@ -94,6 +94,8 @@ class Pipeline:
             is_free=lambda: self._emitted - self._applied < DEPTH,
             lag=self._metrics.lag,
             limits=options.limits,
+            torn=opened.torn,
+            is_stopping=stop.is_set,
             restart_from=opened.reader.restart_from,
             dependants=build_dependants(opened.tables, cascades_logged=opened.cascades_logged),
         )
@@ -185,7 +187,9 @@ class Pipeline:
 
     def _build_first(self) -> Prepared:
         opened = self._opened
-        return Prepared(Batch(Checkpoint(opened.position, opened.read_from), (), 0, 0, 0), (), {})
+        return Prepared(
+            Batch(Checkpoint(opened.position, opened.read_from, opened.torn), (), 0, 0, 0), (), {}
+        )
 
     def _guard(self, stage: Callable[[], None]) -> None:
         try:

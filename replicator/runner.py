@@ -19,6 +19,7 @@ from replicator.errors import ReplicatorError
 from replicator.pipeline import Options, Pipeline, Until, summarize
 from replicator.session import Session
 from replicator.startup import open_pipeline
+from replicator.stream import BatchLimits
 from replicator.supervisor import die_with_parent
 
 
@@ -38,7 +39,8 @@ def run_pipeline(path: Path, *, until: Until) -> int:
                 stop=stop,
                 is_patient=until != "loaded",
             )
-            pipeline = Pipeline(opened, Options(until=until), stop)
+            limits = BatchLimits(transaction=config.max_transaction_bytes)
+            pipeline = Pipeline(opened, Options(until=until, limits=limits), stop)
             _tune()
             try:
                 pipeline.run(display.show)

@@ -6,10 +6,13 @@ A block holds about 1 MiB of row images, or one larger event, and memory one blo
 
 from __future__ import annotations
 
+import bisect
 import os
 import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -94,8 +97,17 @@ class Spill:
         os.ftruncate(self._file.fileno(), self.bytes)
 
     def __iter__(self) -> Iterator[Changes]:
-        start = 0
-        for _, end in self._blocks:
+        return self.between(0, None)
+
+    def between(self, begin: int, end: int | None) -> Iterator[Changes]:
+        """The changes from number ``begin`` up to ``end`` (None: the last one), without reading those before."""
+        first = bisect.bisect_right(self._blocks, begin, key=itemgetter(0))
+        count, start = self._blocks[first - 1] if first else (0, 0)
+        return islice(self._iterate(first, start), begin - count, None if end is None else end - count)
+
+    def _iterate(self, first: int, start: int) -> Iterator[Changes]:
+        """All changes from a block on, which begins at byte ``start``."""
+        for _, end in islice(self._blocks, first, None):
             yield from self._build(self._read(start, end))
             start = end
         yield from self._build(self._pending)

@@ -27,7 +27,7 @@ from replicator.foreignkeys import (
     find_unseen_cascades,
 )
 from replicator.load import prepare_tables
-from replicator.model import Position, TableName, TableSchema
+from replicator.model import Position, TableName, TableSchema, Torn
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
 from replicator.session import Session
@@ -57,8 +57,8 @@ class Opened:
 
     ``tables`` in selection order; those that were loaded before carry the schema they were loaded with. ``states`` are
     the stored ones. ``inseparable`` sets are loaded at one position. ``position`` is the pipeline's, ``read_from`` where
-    reading starts, ``current`` what the source had committed before the run began. ``external``: tables outside the
-    pipeline that refer to mirrored ones.
+    reading starts, ``torn`` what is applied of the transaction after ``position``, ``current`` what the source had
+    committed before the run began. ``external``: tables outside the pipeline that refer to mirrored ones.
     """
 
     config: PipelineConfig
@@ -73,6 +73,7 @@ class Opened:
     external: tuple[ExternalChild, ...]
     position: Position
     read_from: Position
+    torn: Torn | None
     current: Position
 
     def own_position(self, name: TableName) -> Position | None:
@@ -153,6 +154,7 @@ class _Opening:
         _refuse_other_source(config, session, reader)
         stored = {state.source: state for state in read_known_tables(session, config.pipeline)}
         selection = _select(config, session, reader, stored)
+        _refuse_torn(session, config.pipeline, selection)
         described = _describe(reader, selection, stored)
         _refuse_keyless(described.values())
         _refuse_unready(reader, tuple(described.values()))
@@ -191,6 +193,7 @@ class _Opening:
             external=tuple(external),
             position=position,
             read_from=position,
+            torn=lease.torn,
             current=current,
         )
         opened.read_from = _find_read_from(opened)
@@ -291,6 +294,20 @@ def _refuse_moved(selected: Sequence[SelectedTable], loaded: Mapping[TableName, 
                 f"{table.source} was loaded into {schema.target}, and the file now says {table.target}",
                 hint=f'say "to: {schema.target}" again, or `drop` the pipeline and load anew',
             )
+
+
+def _refuse_torn(session: Session, pipeline: str, selection: Selection) -> None:
+    """What is applied of a huge transaction is told by rows of these tables: they must be read until it is whole."""
+    status = read_status(session, pipeline)
+    if status is None or status.torn is None:
+        return
+    missing = status.torn.tables - {table.source for table in selection.tables}
+    if missing:
+        names = ", ".join(map(str, sorted(missing)))
+        raise SchemaMismatch(
+            f"{names}: a huge transaction is applied in part, and the file mirrors them no longer",
+            hint="put them back until `replicator status` says torn=0; or `drop` the pipeline and load anew",
+        )
 
 
 def _refuse_keyless(tables: Iterable[TableSchema]) -> None:

@@ -29,9 +29,11 @@ from replicator.model import (
     StreamItem,
     TableName,
     TableSchema,
+    Torn,
     Transaction,
     UnseenCommit,
 )
+from replicator.slices import cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,13 @@ class BatchLimits:
     """When a batch closes. ``size`` is bytes of row images; ages are seconds, ``empty_age`` of one without changes.
 
     The first batches of a backlog close at ``first_rows``, so that the target has work at once, and each next one at
-    twice as many, up to ``rows``.
+    twice as many, up to ``rows``. A transaction of more than ``transaction`` bytes is applied in slices of about that.
     """
 
     rows: int = 20_000
     first_rows: int = 2_500
     size: int = 16 << 20
+    transaction: int = 256 << 20
     age: float = 0.05
     empty_age: float = 1.0
 
@@ -105,6 +108,10 @@ class Route:
         return self.own is None and self.held is None and not self.paused
 
 
+class _StoppedTorn(Exception):
+    """Told to stop between two slices of a transaction."""
+
+
 class _Open:
     """The batch under construction."""
 
@@ -120,8 +127,9 @@ class _Open:
 class Stream:
     """The batcher of one pipeline; ``run`` belongs to the reading thread, ``table_loaded`` may be called from any.
 
-    ``position`` is the stored one, ``read_from`` where reading starts (at or before it).
-    ``restart_from`` is the reader's (readers/base.py).
+    ``position`` is the stored one, ``read_from`` where reading starts (at or before it), ``torn`` what is applied of the
+    transaction after ``position``. When ``is_stopping``, the stream ends after a slice, too. ``restart_from`` is the
+    reader's (readers/base.py).
     """
 
     def __init__(
@@ -135,6 +143,8 @@ class Stream:
         is_free: Callable[[], bool],
         lag: Lag,
         limits: BatchLimits,
+        torn: Torn | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
         dependants: Mapping[TableName, frozenset[TableName]] | None = None,
         restart_from: RestartFrom = lambda position, *, keep: position,
         clock: Callable[[], float] = time.monotonic,
@@ -156,6 +166,8 @@ class Stream:
         self._floor: Position | None = (
             None if read_from.covers(position) else position
         )  # stored, not yet reached
+        self._torn = torn  # the transaction behind the floor, or the next one, is applied in part
+        self._is_stopping = is_stopping
         self._is_filtering = True
         self._open = _Open(clock())
         self._want: Position | None = None
@@ -181,6 +193,8 @@ class Stream:
         except SourceError:
             self._flush()
             raise
+        except _StoppedTorn:
+            return
         self._flush()
 
     def _take_item(self, item: StreamItem) -> None:
@@ -202,18 +216,45 @@ class Stream:
     def _take(self, transaction: Transaction) -> None:
         if transaction.spilled:
             self._flush()
-        self._read = transaction.position
+            if transaction.size > self._limits.transaction and not self._is_old(transaction):
+                self._take_slices(transaction)
+                return
         if transaction.changes:
             if self._is_filtering:
+                if self._torn is not None and not self._is_old(transaction):
+                    self._take_slices(transaction)
+                    return
                 transaction = self._filter(transaction)
             self._add(transaction)
+        self._read = transaction.position
         batch = self._open
         batch.transactions += 1
         if batch.rows >= self._full or batch.size >= self._limits.size or transaction.spilled:
             self._full = min(2 * self._full, self._limits.rows)
             self._flush(transaction if transaction.spilled else None)
-        elif not batch.transactions & 31 and self._is_old() and self._is_free():
+        elif not batch.transactions & 31 and self._is_due() and self._is_free():
             self._flush()
+
+    def _take_slices(self, transaction: Transaction) -> None:
+        """A transaction that is larger than one of the target's may be, or the rest of one that was cut off.
+
+        Until its last slice the position stays before it.
+        """
+        self._flush()
+        passing = self._set_aside(transaction)
+        for part in cut(transaction.changes, passing, self._torn, self._limits.transaction):
+            self._torn = part.torn
+            piece = transaction._replace(changes=part.changes, rows=part.rows, size=part.size, spilled=True)
+            self._add(piece)
+            if part.torn is None:
+                break
+            self._send(self._floor or self._read, piece)
+            if self._is_stopping():
+                raise _StoppedTorn
+        self._open.transactions = 1
+        self._read = transaction.position
+        self._flush(piece)
+        self._refilter()
 
     def _add(self, transaction: Transaction) -> None:
         batch = self._open
@@ -229,7 +270,7 @@ class Stream:
         batch.rows += transaction.rows
         batch.size += transaction.size
 
-    def _is_old(self) -> bool:
+    def _is_due(self) -> bool:
         age = self._limits.age if self._open.rows else self._limits.empty_age
         return self._clock() - self._open.since >= age
 
@@ -238,7 +279,7 @@ class Stream:
         if self._is_filtering:
             self._pass_positions()
         is_wanted = self._want is not None and self._read.covers(self._want)
-        is_due = self._open.rows or self._open.moved or is_wanted or self._is_old()
+        is_due = self._open.rows or self._open.moved or is_wanted or self._is_due()
         if is_due and self._is_free():
             self._full = min(self._limits.first_rows, self._limits.rows)
             self._want = None if is_wanted else self._want
@@ -260,7 +301,7 @@ class Stream:
         self._lag.emitted(batch.oldest)
         self._emit(
             Batch(
-                checkpoint=Checkpoint(position, read_from, tables=tuple(batch.moved.items())),
+                checkpoint=Checkpoint(position, read_from, self._torn, tuple(batch.moved.items())),
                 changes=spilled.changes if spilled else batch.changes,
                 transactions=batch.transactions,
                 rows=batch.rows,
@@ -308,8 +349,16 @@ class Stream:
 
     def _filter(self, transaction: Transaction) -> Transaction:
         """The part of a transaction that goes on; what tables that load must wait for is kept aside."""
+        return _keep(transaction, self._set_aside(transaction))
+
+    def _is_old(self, transaction: Transaction) -> bool:
+        """Whether the stored position holds it: it passes for tables that catch up alone, and always as a whole."""
+        return self._floor is not None and self._floor.includes(transaction.position)
+
+    def _set_aside(self, transaction: Transaction) -> frozenset[TableName]:
+        """Keep what tables that load must wait for; the tables whose changes pass."""
         after = transaction.position
-        is_old = self._floor is not None and self._floor.includes(after)
+        is_old = self._is_old(transaction)
         for held in {id(route.held): route.held for route in self._routes.values() if route.held}.values():
             held.append(after, transaction.commit_time, transaction.changes)
         passing: set[TableName] = set()
@@ -318,7 +367,7 @@ class Stream:
                 continue
             if not (is_old if route.own is None else route.own.includes(after)):
                 passing.add(name)
-        return _keep(transaction, frozenset(passing))
+        return frozenset(passing)
 
     def _pass_positions(self) -> None:
         """Let go of the floor, and of tables' own positions, that the stream has passed."""
@@ -334,7 +383,8 @@ class Stream:
         self._refilter()
 
     def _refilter(self) -> None:
-        self._is_filtering = self._floor is not None or not all(r.is_plain for r in self._routes.values())
+        is_plain = self._floor is None and self._torn is None
+        self._is_filtering = not (is_plain and all(r.is_plain for r in self._routes.values()))
 
     def _join_loaded(self) -> None:
         """Note what is loaded; a set of tables that foreign keys join enters the stream when its last one is."""
@@ -404,6 +454,7 @@ class Stream:
 
     def _take_schema_change(self, change: SchemaChange) -> None:
         self._flush()
+        self._refuse_torn(change)
         self._read = change.position
         self._pause(change.tables, change.before, change.reason)
         for name in change.tables:
@@ -411,6 +462,14 @@ class Stream:
             self._pause(self._dependants.get(name, ()), change.before, reason)
         self._refilter()
         self._join_ready()
+
+    def _refuse_torn(self, change: SchemaChange) -> None:
+        """Rows that are applied are counted among those that are read: all of them must be there to be read."""
+        if self._torn is not None and (lost := self._torn.tables.intersection(change.tables)):
+            raise UnsupportedEvent(
+                f"{', '.join(map(str, sorted(lost)))}: {change.reason}, within a transaction that is applied in part",
+                hint="`replicator drop` the pipeline and load anew",
+            )
 
     def _pause(self, names: Iterable[TableName], before: Position, reason: str) -> None:
         """Tables that are paused already stay at the position and with the reason they have."""

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from replicator.checkpoint import CHECK_ONE, Lease, build_table_condition, run_fenced
+from replicator.checkpoint import CHECK_ONE, Lease, build_table_condition, parse_torn, run_fenced
 from replicator.errors import TargetError
-from replicator.model import TableName, TableSchema
+from replicator.model import TableName, TableSchema, Torn
 from replicator.refusals import NO_SUCH_TABLE
 from replicator.session import Session
 from replicator.sql import quote_text
@@ -114,7 +114,7 @@ class Status:
     identity: str
     lag_seconds: float | None
     is_consistent: bool
-    is_torn: bool
+    torn: Torn | None
     conflicts: dict[str, int]
     waiting_for: str
     host: str
@@ -181,9 +181,9 @@ def read_status(session: Session, pipeline: str) -> Status | None:
     """All that is known of a pipeline, without taking it over; None when it never started here."""
     try:
         rows = session.query(
-            "SELECT s.state, s.lag_seconds, s.consistent, s.torn, s.insert_exists, s.update_missing, s.delete_missing,"
-            " s.waiting_for, s.updated_at, c.position, c.read_from, c.source_identity, c.connection_id, c.host, c.pid,"
-            " c.started_at FROM _replicator_status s JOIN _replicator_checkpoint c USING (pipeline)"
+            "SELECT s.state, s.lag_seconds, s.consistent, c.skip_changes, s.insert_exists, s.update_missing,"
+            " s.delete_missing, s.waiting_for, s.updated_at, c.position, c.read_from, c.source_identity, c.connection_id,"
+            " c.host, c.pid, c.started_at, c.chunk FROM _replicator_status s JOIN _replicator_checkpoint c USING (pipeline)"
             " WHERE s.pipeline=%s AND c.worker=0",
             pipeline,
         )
@@ -205,7 +205,7 @@ def read_status(session: Session, pipeline: str) -> Status | None:
         identity=row[11],
         lag_seconds=row[1],
         is_consistent=bool(row[2]),
-        is_torn=bool(row[3]),
+        torn=parse_torn(row[3], row[16]),
         conflicts=dict(zip(("insert_exists", "update_missing", "delete_missing"), row[4:7], strict=True)),
         waiting_for=row[7],
         host=row[13],

@@ -32,6 +32,12 @@ class PipelineFile:
         }
         self.path.write_text(json.dumps(content, indent=2))
 
+    def set_top(self, **values: object) -> dict[str, Any]:
+        """Set keys at the top of the file; returns what it held before."""
+        before: dict[str, Any] = json.loads(self.path.read_text())
+        self.path.write_text(json.dumps(before | values, indent=2))
+        return before
+
     def command(self, *arguments: str, program: Sequence[str] = ("-m", "replicator")) -> list[str]:
         """``arguments`` with ``FILE`` in place of the path."""
         return [sys.executable, *program, *(str(self.path) if a == "FILE" else a for a in arguments)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from replicator.config.keys import DEFAULT_PORT, TOP, ExistingRows, SourceType
+from replicator.config.keys import DEFAULT_PORT, MAX_TRANSACTION_BYTES, TOP, ExistingRows, SourceType
 from replicator.config.kinds import Secret, Values, read_section
 from replicator.config.yamlfile import Document, Invalid, Mark
 from replicator.errors import ConfigError, Problem
@@ -123,6 +123,7 @@ class PipelineConfig:
     pipeline: str
     source: Source
     target: Target
+    max_transaction_bytes: int  # of row images
     defaults: Defaults
     tables: tuple[TableRule, ...]
     warnings: tuple[Problem, ...]
@@ -133,6 +134,7 @@ class PipelineConfig:
             "pipeline": self.pipeline,
             "source": {"type": str(self.source.type), **_describe_endpoint(self.source)},
             "target": {"type": "mysql", **_describe_endpoint(self.target)},
+            "max_transaction_bytes": self.max_transaction_bytes,
             "defaults": {field.name: getattr(self.defaults, field.name) for field in fields(Defaults)},
             "tables": {rule.name: _describe_rule(rule) for rule in self.tables},
         }
@@ -169,6 +171,7 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> PipelineConf
         pipeline=top.get("pipeline"),
         source=_build_source(top.section("source")),
         target=_build_target(top.section("target")),
+        max_transaction_bytes=top.get("max_transaction_bytes", MAX_TRANSACTION_BYTES),
         defaults=_build_defaults(top.section("defaults")),
         tables=rules,
         warnings=tuple(document.warnings),

@@ -23,6 +23,7 @@ from replicator.tls import TlsMode
 
 DEFAULT_PORT = 3306
 MAX_NAME = 64
+MAX_TRANSACTION_BYTES = 256 << 20
 
 
 class SourceType(enum.StrEnum):
@@ -160,6 +161,13 @@ TOP_KEYS = (
     Key("source", Section(SOURCE_KEYS), "Where changes are read.", is_required=True),
     Key("target", Section(TARGET_KEYS, later=("compress",)), "Where they are applied.", is_required=True),
     Key(
+        "max_transaction_bytes",
+        Integer(32 << 20, 8 << 30),
+        "Bytes of row images up to which a transaction of the source is one transaction of the target. A larger one "
+        "comes in slices of about this size, and is `torn` until its last one.",
+        default=str(MAX_TRANSACTION_BYTES),
+    ),
+    Key(
         "defaults",
         Section(
             DEFAULTS_KEYS, later=("keyless", "pause_limit", "max_quarantined", "unrepresentable", "columns")
@@ -179,4 +187,4 @@ TOP_KEYS = (
         is_required=True,
     ),
 )
-TOP = Section(TOP_KEYS, later=("max_transaction_bytes",))
+TOP = Section(TOP_KEYS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -40,7 +41,6 @@ from replicator.readers.xa import Group, Undecided, format_xid, parse_decision
 from replicator.spill import Spill
 
 SPILL_BYTES: Final = 32 << 20  # of row images: beyond it a transaction is kept on disk
-MAX_TRANSACTION_BYTES: Final = 256 << 20
 SOON: Final = 0.001  # seconds without a packet after which the source has nothing more to say just now
 LATER: Final = 0.01  # a batch may be waiting for the applier: how soon it is thought of again
 
@@ -316,17 +316,12 @@ class Transactions:
         return FilePosition(position.server, self._file, self._created, log_pos)
 
     def _spill(self) -> None:
-        """The group has become too large for memory, or for this version."""
-        if isinstance(self._store, Spill):
-            raise UnsupportedEvent(
-                f"a transaction of more than {MAX_TRANSACTION_BYTES >> 20} MiB of row images",
-                hint="commit more often at the source; this version applies a transaction as a whole",
-            )
+        """The group has become too large for memory."""
         spill = Spill(self._spill_dir)
         for changes in self._store:
             spill.append(changes)
         self._store = spill
-        self._limit = MAX_TRANSACTION_BYTES
+        self._limit = sys.maxsize
 
     def _discard(self) -> None:
         """Forget what the group did; it has no effect."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -63,22 +64,30 @@ def test_a_transaction_that_is_spilled_arrives_whole(
     assert compare(source_account, target_account) > 400
 
 
-def test_a_transaction_beyond_the_limit_stops_the_source_by_name(
-    mysql_source_account: Account, target_account: Account, tmp_path: Path
+def test_a_transaction_beyond_the_limit_comes_in_slices(
+    source_account: Account, target_account: Account, pipeline: PipelineFile
 ) -> None:
-    """257 MB of images: nothing of it arrives, what came before does, and a second start says the same."""
-    source = mysql_source_account
-    run_all(source, [ROWS])
-    pipeline = write_pipeline(tmp_path, source, target_account)
-    pipeline.must("load", "FILE")
-    run_all(source, ["INSERT INTO wide (n, body) VALUES (7, 'before')"])
-    # 37 rows of 7 MB come as an insert and leave as a delete: 518 MB logged would be slower than one update of 19.
-    run_all(source, [insert_rows(37, 7 * MEGABYTE)])
-    for _ in range(2):
-        stopped = pipeline.run("run", "FILE", "--until-current")
-        assert stopped.returncode == 4, stopped.stderr
-        assert "268435456" in stopped.stderr or "256" in stopped.stderr, stopped.stderr
-        assert target_account.query("SELECT n, body FROM wide") == [(7, "before")]
+    """Killed between two of three slices: the app sees that it is torn, and the next start goes on with the third."""
+    pipeline.set_top(max_transaction_bytes=32 * MEGABYTE)
+    run_all(source_account, [insert_rows(800, 100_000, first=100)])
+    process = pipeline.start("run", "FILE", program=("-m", "tests.faults.dying", "between-slices", "2"))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, output
+    rows = target_account.query("SELECT COUNT(*) FROM wide")[0][0]
+    assert 10 < rows < 810
+    assert target_account.query("SELECT torn, consistent FROM _replicator_status") == [(1, 0)]
+    status = pipeline.status()
+    assert (status["torn"], status["consistent"]) == (True, False)
+    without: dict[str, object] = {f"{source_account.database}.other": {}}
+    run_all(source_account, ["CREATE TABLE other (id INT PRIMARY KEY)"])
+    selected = pipeline.set_top(tables=without)
+    refused = pipeline.run("run", "FILE", "--until-current")
+    assert refused.returncode == 5, refused.stderr
+    assert f"{source_account.database}.wide: a huge transaction is applied in part" in refused.stderr
+    pipeline.set_top(tables=selected["tables"])
+    pipeline.must("run", "FILE", "--until-current")
+    assert compare(source_account, target_account) == 810
+    assert target_account.query("SELECT torn, consistent FROM _replicator_status") == [(0, 1)]
 
 
 def test_rows_larger_than_a_packet_of_the_log(

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import pymysql.connections
 
-from replicator import apply, cli, held, load, pipeline, prepare, session, spill
+from replicator import apply, cli, held, load, pipeline, prepare, runner, session, spill, stream
 from replicator.load import chunk
 from replicator.readers import mysql, mysql_snapshot, transactions
 
@@ -108,6 +108,10 @@ def _spilled_batch(point: Point) -> None:
     """Spilled transactions are batches of their own, and the process dies when one is half sent."""
     transactions.SPILL_BYTES = 64  # type: ignore[misc]
     prepare.SLICE_BYTES = 1  # type: ignore[misc]
+    _spilled_packets(point)
+
+
+def _spilled_packets(point: Point) -> None:
     original = prepare.Preparer._build_slices
 
     def wrapped(*args: Any) -> Iterator[Any]:
@@ -116,6 +120,27 @@ def _spilled_batch(point: Point) -> None:
             point.visit()
 
     prepare.Preparer._build_slices = wrapped  # type: ignore[assignment, method-assign]
+
+
+def _between_slices(point: Point) -> None:
+    """A slice of a huge transaction is committed, and it is not the last one."""
+    original = apply.Applier.apply
+
+    def wrapped(self: apply.Applier, prepared: apply.Prepared) -> Any:
+        result = original(self, prepared)
+        if prepared.batch.checkpoint.torn is not None and prepared.batch.rows:
+            point.visit()
+        return result
+
+    apply.Applier.apply = wrapped  # type: ignore[method-assign]
+
+
+def _between_small_slices(point: Point) -> None:
+    """Transactions come in slices from their third change or so on."""
+    transactions.SPILL_BYTES = 64  # type: ignore[misc]
+    limits = stream.BatchLimits
+    vars(runner)["BatchLimits"] = lambda **_: limits(transaction=128)
+    _between_slices(point)
 
 
 def _is_batch(packet: object) -> bool:
@@ -164,6 +189,7 @@ POINTS: dict[str, Plant] = {
     "settling": _before(pipeline.Pipeline, "_settle"),
     "in-spill": _small_spill,
     "spilled-batch": _spilled_batch,
+    "between-small-slices": _between_small_slices,
     "plan-not-sent": _after(prepare.Preparer, "prepare"),
     "mid-packet": _in_mid_packet,
     "commit-unanswered": _commit_unanswered,
@@ -171,11 +197,17 @@ POINTS: dict[str, Plant] = {
     "shutdown": _before(apply.Applier, "close"),
 }
 
+HUGE_POINTS: dict[str, Plant] = {
+    "between-slices": _between_slices,
+    "large-batch-half-sent": _spilled_packets,
+}
+"""Points that only a transaction of many megabytes reaches."""
+
 
 def main() -> None:
     name, times, *command = sys.argv[1:]
     load.CHUNK_ROWS = load.FEWEST_ROWS = CHUNK_ROWS  # type: ignore[misc]
-    POINTS[name](Point(int(times)))
+    (POINTS | HUGE_POINTS)[name](Point(int(times)))
     sys.argv = ["replicator", *command]
     cli.main()
 

@@ -22,7 +22,7 @@ from replicator.checkpoint import (
 )
 from replicator.config import Target
 from replicator.errors import CheckpointMismatch, CheckRefused, Fenced, TargetError
-from replicator.model import Checkpoint
+from replicator.model import Checkpoint, Torn
 from replicator.session import Session
 from replicator.tablestate import (
     Counts,
@@ -40,7 +40,8 @@ from tests.targets import build_endpoint, wait_until
 
 TABLE = build_table("orders")
 OTHER = build_table("customers")
-AT_FIVE = Checkpoint(MemoryPosition(5), MemoryPosition(4), skip=3)
+TORN = Torn(3, frozenset({TABLE.source, OTHER.source}))
+AT_FIVE = Checkpoint(MemoryPosition(5), MemoryPosition(4), TORN)
 
 
 @pytest.fixture
@@ -82,11 +83,11 @@ def test_a_first_lease_knows_nothing_and_a_second_knows_what_was_stored(
     session: Session, other: Session
 ) -> None:
     first = acquire(session, "shop", "mysql:1")
-    assert (first.position, first.read_from, first.skip, first.seq) == (None, None, 0, 0)
+    assert (first.position, first.read_from, first.torn, first.seq) == (None, None, None, 0)
     assert len(first.short_id) == 8
     session.run(build_head(first, AT_FIVE).sql + b";COMMIT")
     second = acquire(other, "shop", "mysql:2")
-    assert (second.position, second.read_from, second.skip, second.seq) == ("memory:5", "memory:4", 3, 1)
+    assert (second.position, second.read_from, second.torn, second.seq) == ("memory:5", "memory:4", TORN, 1)
     assert second.identity == "mysql:1"  # the pipeline compares it with the source at hand
     assert second.short_id == first.short_id
     assert second.epoch > first.epoch

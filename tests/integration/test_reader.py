@@ -196,19 +196,6 @@ def test_savepoints_cut_back_a_spilled_transaction(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_transaction_beyond_the_limit_stops_the_source(
-    reader: MysqlReader, source_account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transactions, "SPILL_BYTES", 10_000)
-    monkeypatch.setattr(transactions, "MAX_TRANSACTION_BYTES", 30_000)
-    start, tables = reader.position(), describe(reader, source_account.database, "a")
-    values = ", ".join(f"({n}, REPEAT('x', 90))" for n in range(1000))
-    run(source_account, "INSERT INTO c VALUES (1, 'x')", f"INSERT INTO a VALUES {values}")
-    with pytest.raises(UnsupportedEvent, match="of row images") as caught:
-        read_until(reader, start, tables)
-    assert "server=" in caught.value.message
-
-
 def test_compressed_transactions_lose_nothing(reader: MysqlReader, source_account: Account) -> None:
     """DESIGN §7: the library drops these rows in silence."""
     account = source_account

@@ -17,6 +17,7 @@ from replicator.model import (
     Kind,
     TableName,
     TableSchema,
+    Torn,
     UniqueKey,
 )
 from replicator.tablestate import (
@@ -39,10 +40,14 @@ def build_lease(worker: int = 0) -> Lease:
 
 
 def test_a_batch_begins_in_its_one_form() -> None:
-    head = build_head(build_lease(), Checkpoint(MemoryPosition(5), MemoryPosition(3), skip=2))
+    head = build_head(
+        build_lease(),
+        Checkpoint(MemoryPosition(5), MemoryPosition(3), Torn(2, frozenset({TableName("app", "items")}))),
+    )
     assert head.sql == (
         b"ROLLBACK;"
         b"UPDATE _replicator_checkpoint SET seq=seq+1,position='memory:5',read_from='memory:3',skip_changes=2,"
+        b'chunk=\'[["app", "items"]]\','
         b"updated_at=NOW(6) WHERE pipeline='shop' AND worker=0 AND epoch=7 AND seq=41;" + CHECK
     )
     assert head.results == 3

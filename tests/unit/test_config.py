@@ -332,7 +332,10 @@ def test_a_key_without_space_behind_its_colon_does_not_show_what_follows(tmp_pat
         ("tables:\n", "1:8: tables: expected a mapping of table names, found nothing"),
         ("tables: {shop.a: yes}\n", '1:18: tables."shop.a": expected a mapping, found text'),
         ("tables: {~: {}}\n", "1:10: tables: a table name is missing"),
-        ("max_transaction_bytes: 5\n", '1:1: key "max_transaction_bytes" is not known to this version yet'),
+        (
+            "max_transaction_bytes: 5\n",
+            "1:24: max_transaction_bytes: expected an integer from 33554432 to 8589934592",
+        ),
     ],
 )
 def test_what_is_not_a_pipeline_file_is_refused_where_it_stands(

@@ -19,6 +19,8 @@ PURE = {
     "foreignkeys",
     "stream",
     "held",
+    "slices",
+    "spill",
     "jsonnumber",
     "lag",
     "line",
