@@ -211,7 +211,7 @@ class Barrier:
 
     def _take_lock(self, session: Session) -> None:
         """GET_LOCK; whoever holds it for longer than ``LOCK_SECONDS`` is an older process of this pipeline: end it."""
-        name = lock_name(self._lease.pipeline)
+        name = lock_name(session, self._lease.pipeline)
         while session.query("SELECT GET_LOCK(%s, %s)", name, LOCK_SECONDS)[0][0] != 1:
             run_fenced(session, self._lease)  # unless that older process is us
             holder = session.query("SELECT IS_USED_LOCK(%s)", name)[0][0]
@@ -222,7 +222,8 @@ class Barrier:
 
     def _release(self) -> None:
         if self._session is not None:
-            self._session.query("DO RELEASE_LOCK(%s)", lock_name(self._lease.pipeline))
+            name = lock_name(self._session, self._lease.pipeline)
+            self._session.query("DO RELEASE_LOCK(%s)", name)
 
     def _drop_session(self) -> None:
         """Close it, and with it the lock."""

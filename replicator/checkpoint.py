@@ -156,20 +156,27 @@ class Lease:
 # --- taking over ------------------------------------------------------------------------------------------------------
 
 
-def lock_name(pipeline: str) -> str:
-    """The GET_LOCK name under which a pipeline's statements that commit by themselves run."""
-    return f"{LOCK_PREFIX}{pipeline}"
+def lock_name(session: Session, pipeline: str) -> str:
+    """The GET_LOCK name under which a pipeline's statements that commit by themselves run.
+
+    Such names are the whole server's: the session's database is part of it, or a pipeline of the same name in another
+    database would be taken for an older process. By its hash: a lock's name has at most 64 characters.
+    """
+    rows = session.query("SELECT LEFT(SHA2(DATABASE(), 256), 8)")
+    session.rollback()
+    return f"{LOCK_PREFIX}{rows[0][0]}:{pipeline}"
 
 
 def create_tables(session: Session, pipeline: str) -> None:
     """Make the control tables that are missing, and refuse ones that another version made."""
     if not _missing_columns(session):
         return
-    session.query("DO GET_LOCK(%s, 30)", lock_name(pipeline))
+    name = lock_name(session, pipeline)
+    session.query("DO GET_LOCK(%s, 30)", name)
     for table, columns in CONTROL_TABLES.items():
         parts = ", ".join(f"{name} {kind}".strip() for name, kind in columns.items())
         session.query(f"CREATE TABLE IF NOT EXISTS {table} ({parts}) {_TABLE_OPTIONS}")
-    session.query("DO RELEASE_LOCK(%s)", lock_name(pipeline))
+    session.query("DO RELEASE_LOCK(%s)", name)
     if missing := _missing_columns(session):
         raise TargetError(
             f"the control tables lack the columns {', '.join(sorted(missing))}",

@@ -12,9 +12,10 @@ from replicator.barrier import LOCK_SECONDS, Barrier
 from replicator.checkpoint import Lease, acquire, lock_name
 from replicator.config import Target
 from replicator.errors import Fenced, TargetError
+from replicator.servers import Server
 from replicator.session import Session
 from replicator.target import fingerprint
-from tests.accounts import Account
+from tests.accounts import Account, make_target_account
 from tests.targets import build_endpoint, wait_until
 
 ADD = "ALTER TABLE t ADD COLUMN b INT"
@@ -171,12 +172,29 @@ def test_an_older_process_between_its_check_and_its_statement_is_ended(
 ) -> None:
     """It has checked its epoch and holds the lock: a newcomer ends its session, so the statement never comes."""
     with Session.connect(endpoint) as stalled:
-        stalled.query("SELECT GET_LOCK(%s, 0)", lock_name("shop"))
+        stalled.query("SELECT GET_LOCK(%s, 0)", lock_name(stalled, "shop"))
         newer = acquire(session, "shop", "memory")
         open_barrier(newer).recover()
         with pytest.raises(TargetError):
             stalled.run(ADD.encode())
     assert read_columns(target_account) == ["id"]
+
+
+def test_a_pipeline_of_this_name_in_another_database_is_left_alone(
+    session: Session, lease: Lease, open_barrier: Open, target_account: Account, mysql_target: Server
+) -> None:
+    """GET_LOCK's names are the whole server's: its long index build is no older process of ours."""
+    with make_target_account(mysql_target) as other, Session.connect(build_endpoint(other)) as busy:
+        busy.query("SELECT GET_LOCK(%s, 0)", lock_name(busy, "shop"))
+        open_barrier(lease).run("t", ADD)
+        assert read_columns(target_account) == ["id", "b"]
+        busy.ping()
+        assert busy.query("SELECT IS_USED_LOCK(%s)", lock_name(busy, "shop"))[0][0] == busy.connection_id
+
+
+def test_names_of_locks_fit_the_longest_pipeline_name(session: Session) -> None:
+    longest = "p" * 40
+    assert session.query("SELECT GET_LOCK(%s, 0)", lock_name(session, longest)) == [(1,)]
 
 
 def test_a_session_that_was_silent_for_too_long_is_replaced(
