@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.targets import wait_until
 
 FOUR_ROWS = "INSERT INTO t (v) SELECT REPEAT('x', 300000) FROM (SELECT 1 UNION SELECT 2 UNION SELECT 3 UNION SELECT 4) q"
+
+BIG_ROW = "INSERT INTO t (v) VALUES (REPEAT('x', 1000000))"
 
 
 def write(account: Account, sql: str) -> None:
@@ -157,3 +161,24 @@ def test_a_full_disk_is_waited_for_without_a_storm_and_shown(
     wait_until(lambda: not differs(source, target), 60)
     code, output = end(process)
     assert code == 0, output
+
+
+def test_our_own_full_disk_ends_the_run_by_name_and_the_next_one_goes_on(
+    mysql_source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    """Waiting would not mend it; what was spilled is read again from the source."""
+    source, target = mysql_source_account, target_account
+    write(source, "CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v LONGTEXT)")
+    pipeline = write_pipeline(tmp_path, source, target)
+    process = pipeline.start("run", "FILE")
+    follow(process, "state=streaming")
+    # No file of the process may grow beyond this: to its writes a disk is full.
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+    write(source, f"BEGIN; {'; '.join([BIG_ROW] * 36)}; COMMIT")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, output
+    assert f"{tempfile.gettempdir()}: a large transaction cannot be kept aside: File too large" in output
+    assert "TMPDIR" in output
+    assert target.query("SELECT COUNT(*) FROM t") == [(0,)]
+    pipeline.must("run", "FILE", "--until-current")
+    assert not differs(source, target)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -380,6 +382,46 @@ def test_source_that_nobody_reads_keeps_its_dump(mysql_source_account: Account) 
         ("net_read_timeout", "3600"),
         ("net_write_timeout", "3600"),
     }
+
+
+def test_the_dump_notices_a_dead_source_and_follows_a_name_that_moves(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sockets' own deadlines (SEMANTICS §1.8); the name is resolved again at each connect, as after a failover."""
+    resolve, asked = socket.getaddrinfo, list[str]()
+    leads_to = server.host
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        if host != "primary.example":
+            return resolve(host, *args, **options)
+        asked.append(leads_to)
+        return resolve(leads_to, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    endpoint = make_source(server, server.user, server.password)
+    reader = MysqlReader(dataclasses.replace(endpoint, host="primary.example"))
+    start, tables = reader.position(), describe(reader, "d", "t")
+    stream = follow(reader, start, tables)
+    insert(server, 1)
+    take_until(stream, 1)
+    assert reader._link is not None
+    link = reader._link._connection._sock
+    assert link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+    idle, between, count = (
+        link.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{name}"))
+        for name in ("IDLE", "INTVL", "CNT")
+    )
+    assert idle + between * count == 30
+    leads_to = "127.0.0.2"  # nobody listens there
+    link.shutdown(socket.SHUT_RDWR)
+    while "refused" not in reader.is_waiting():
+        next(stream)
+    assert asked[-1] == "127.0.0.2"
+    leads_to = server.host
+    insert(server, 2)
+    assert read_values(take_until(stream, 1)) == [2]
+    assert asked[-1] == server.host
 
 
 def test_stream_runs_over_tls(mysql_source_account: Account) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from replicator.sql import CHECK_LOAD
 from replicator.tls import Tls, TlsMode
 from tests.accounts import Account
 from tests.targets import build_endpoint, wait_until
+from tests.tunnel import Carrier, Tunnel
 
 LOAD = b"ROLLBACK;LOAD DATA LOCAL INFILE 'rows' INTO TABLE t (id, v);%b;COMMIT"
 
@@ -329,3 +331,78 @@ def test_a_lying_server_gets_no_file(after: int, loads: bool, tmp_path: Path) ->
         Session.connect(endpoint, loads=loads, connect_seconds=1)
     liar.close()
     assert b"payroll" not in liar.received
+
+
+class Interloper:
+    """Takes over a session that a real server opened: answers its next statement by asking for a file of its choice."""
+
+    def __init__(self, wanted: bytes) -> None:
+        self._wanted = wanted
+        self.is_armed = False
+        self.has_asked = False
+        self.received = b""
+
+    def trick(self, carrier: Carrier, packet: bytes) -> bool:
+        if self.has_asked:
+            self.received += packet
+            return True
+        if not self.is_armed:
+            return False
+        self.has_asked = True
+        payload = b"\xfb" + self._wanted
+        carrier.client.sendall(len(payload).to_bytes(3, "little") + b"\x01" + payload)
+        return True
+
+
+@pytest.mark.parametrize("outstanding", [False, True], ids=["a statement", "our own load"])
+@pytest.mark.parametrize("loads", [False, True], ids=["no loads", "loads"])
+def test_a_server_that_turns_hostile_in_the_middle_gets_nothing(
+    target_account: Account, tmp_path: Path, outstanding: bool, loads: bool
+) -> None:
+    """SEMANTICS §6.4: our rows go out for our token alone, and no file ever does."""
+    server = target_account.server
+    if server.execute("SELECT @@require_secure_transport") != [(0,)]:
+        pytest.skip("this target lets nobody in without TLS, and the interloper reads none")
+    secret = tmp_path / "secret"
+    secret.write_text("the company's payroll")
+    interloper = Interloper(str(secret).encode())
+    with (
+        Tunnel(server.host, server.port, trick=interloper.trick) as tunnel,
+        Session.connect(
+            build_endpoint(target_account, port=tunnel.port, tls=TlsMode.DISABLED), loads=loads
+        ) as session,
+    ):
+        assert session.query("SELECT 1") == [(1,)]
+        interloper.is_armed = True
+        packet, body = (LOAD % b"DO 1", [b"1\tour row\n"]) if outstanding else (b"SELECT 1", None)
+        with pytest.raises(TargetError, match=r"secret.*never named"):
+            session.run(packet, body)
+        assert not session.is_open
+        assert interloper.has_asked
+        with pytest.raises(TargetUnavailable):
+            session.query("SELECT 1")
+    assert interloper.received == b""
+
+
+def test_a_name_is_resolved_again_at_each_connect(
+    target_account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover moves the name (SEMANTICS §8): the next connect goes where it leads by then."""
+    server, resolve = target_account.server, socket.getaddrinfo
+    named = dataclasses.replace(build_endpoint(target_account), host="writer.example")
+    asked: list[str] = []
+    leads_to = "127.0.0.2"  # nobody listens there
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        if host != named.host:
+            return resolve(host, *args, **options)
+        asked.append(leads_to)
+        return resolve(leads_to, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(TargetUnavailable, match="refused"):
+        Session.connect(named)
+    leads_to = server.host
+    with Session.connect(named) as session:
+        assert session.query("SELECT 1") == [(1,)]
+    assert asked == ["127.0.0.2", server.host]

@@ -74,6 +74,18 @@ def index_names(session: Session, table: str) -> set[str]:
     return {row[0] for row in session.query(sql, table)}
 
 
+def test_these_tests_run_with_an_ordinary_account(target_account: Account) -> None:
+    """The list of SEMANTICS §8, on one database, and nothing else: no global right, no role, no grant option."""
+    account = target_account
+    every, own = sorted((text for (text,) in account.query("SHOW GRANTS")), key=len)
+    assert every == f"GRANT USAGE ON *.* TO `{account.user}`@`%`"
+    rights, _, rest = own.removeprefix("GRANT ").partition(" ON ")
+    assert rest == f"`{account.database}`.* TO `{account.user}`@`%`"
+    allowed = ["SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "INDEX", "REFERENCES"]
+    assert set(rights.split(", ")) == {*allowed, "CREATE TEMPORARY TABLES"}
+    assert account.query("SELECT CURRENT_ROLE()") == [("NONE",)]
+
+
 def test_every_type_is_built_and_fits(source_account: Account, strict_session: Session) -> None:
     make_zoo(source_account.server, source_account.database)
     with source_account.connect() as connection:
