@@ -84,6 +84,7 @@ CONTROL_TABLES: dict[str, dict[str, str]] = {
         "state": "varchar(20) NOT NULL",
         "consistent": "tinyint NOT NULL DEFAULT 0",
         "lag_seconds": "double NULL",
+        "snapshot_seconds": "double NULL",
         "torn": "tinyint NOT NULL DEFAULT 0",
         "insert_exists": _COUNT,
         "update_missing": _COUNT,

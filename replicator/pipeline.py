@@ -336,6 +336,7 @@ class Pipeline:
             self._metrics.lag.seconds(),
             not self._unsettled,
             waiting_for=self._waiting_for(),
+            snapshot_seconds=self._loader.snapshot_seconds,
         )
 
     def view(self) -> View:

@@ -32,7 +32,8 @@ _LASTING = frozenset({"error", "paused"})
 class PipelineStatus:
     """What is shown. ``state``: idle (never started, or dropped), loading, streaming, paused, error, stopped.
 
-    ``lag_seconds`` is None while nobody measures it. Times are UTC text; ``epoch`` is the last writer's.
+    ``lag_seconds`` is None while nobody measures it, ``snapshot_seconds`` (the age of the snapshot that a load reads, which
+    holds back the source's purge) while there is none. Times are UTC text; ``epoch`` is the last writer's.
     """
 
     pipeline: str
@@ -40,6 +41,7 @@ class PipelineStatus:
     position: str | None = None
     read_from: str | None = None
     lag_seconds: float | None = None
+    snapshot_seconds: float | None = None
     conflicts: int = 0
     conflict_types: dict[str, int] | None = None
     torn: bool = False
@@ -68,6 +70,7 @@ class PipelineStatus:
             "updated_at": self.updated_at,
             "read_from": self.read_from,
             "waiting_for": self.waiting_for,
+            "snapshot_seconds": self.snapshot_seconds,
             "conflict_types": self.conflict_types or {},
             "source_identity": self.source_identity,
             "epoch": self.epoch,
@@ -112,6 +115,7 @@ def read_status(config: PipelineConfig) -> PipelineStatus:
         position=stored.position,
         read_from=stored.read_from,
         lag_seconds=stored.lag_seconds if is_running else None,
+        snapshot_seconds=stored.snapshot_seconds if is_running else None,
         conflicts=sum(stored.conflicts.values()),
         conflict_types=stored.conflicts,
         torn=stored.torn is not None,
@@ -194,6 +198,7 @@ def build_lines(status: PipelineStatus) -> list[str]:
         "consistent": int(status.consistent),
         "torn": int(status.torn),
         "waiting_for": status.waiting_for,
+        "snapshot": format_lag(status.snapshot_seconds),
         "epoch": status.epoch,
         "host": status.host,
         "pid": status.pid,
@@ -232,6 +237,9 @@ def _print_table(console: Console, status: PipelineStatus) -> None:
             "  ",
             (status.state, _COLOURS.get(status.state, "white")),
             f"  lag {format_lag(status.lag_seconds) or '-'}  conflicts {status.conflicts}",
+            f"  snapshot {format_lag(status.snapshot_seconds)} old"
+            if status.snapshot_seconds is not None
+            else "",
             "  consistent" if status.consistent else "  not consistent yet",
             ("  torn: a huge transaction is half applied", "bold yellow") if status.torn else "",
             (f"  waiting for {status.waiting_for}", "bold yellow") if status.waiting_for else "",

@@ -113,6 +113,7 @@ class Status:
     read_from: str | None
     identity: str
     lag_seconds: float | None
+    snapshot_seconds: float | None
     is_consistent: bool
     torn: Torn | None
     conflicts: dict[str, int]
@@ -183,7 +184,8 @@ def read_status(session: Session, pipeline: str) -> Status | None:
         rows = session.query(
             "SELECT s.state, s.lag_seconds, s.consistent, c.skip_changes, s.insert_exists, s.update_missing,"
             " s.delete_missing, s.waiting_for, s.updated_at, c.position, c.read_from, c.source_identity, c.connection_id,"
-            " c.host, c.pid, c.started_at, c.chunk FROM _replicator_status s JOIN _replicator_checkpoint c USING (pipeline)"
+            " c.host, c.pid, c.started_at, c.chunk, s.snapshot_seconds"
+            " FROM _replicator_status s JOIN _replicator_checkpoint c USING (pipeline)"
             " WHERE s.pipeline=%s AND c.worker=0",
             pipeline,
         )
@@ -204,6 +206,7 @@ def read_status(session: Session, pipeline: str) -> Status | None:
         read_from=row[10],
         identity=row[11],
         lag_seconds=row[1],
+        snapshot_seconds=row[17],
         is_consistent=bool(row[2]),
         torn=parse_torn(row[3], row[16]),
         conflicts=dict(zip(("insert_exists", "update_missing", "delete_missing"), row[4:7], strict=True)),
@@ -292,22 +295,27 @@ class StatusLine(NamedTuple):
     is_consistent: bool
     is_torn: bool = False
     waiting_for: str = ""
+    snapshot_seconds: float | None = None
 
 
 _STATUS_UPDATE = (
-    b"UPDATE _replicator_status SET state=%b,consistent=%d,lag_seconds=%b,torn=%d,waiting_for=%b%b,updated_at=NOW(6)"
-    b" WHERE pipeline=%b"
+    b"UPDATE _replicator_status SET state=%b,consistent=%d,lag_seconds=%b,torn=%d,snapshot_seconds=%b,waiting_for=%b%b,"
+    b"updated_at=NOW(6) WHERE pipeline=%b"
 )
 
 
 def build_status_update(pipeline: str, line: StatusLine, conflicts: Mapping[str, int]) -> bytes:
     """The UPDATE of ``_replicator_status``; ``conflicts`` (by conflict type) are added."""
     added = b"".join(b",%b=%b+%d" % (name.encode(), name.encode(), n) for name, n in conflicts.items() if n)
-    lag = b"NULL" if line.lag_seconds is None else b"%.3f" % line.lag_seconds
     return _STATUS_UPDATE % (
-        *(quote_text(line.state), line.is_consistent, lag, line.is_torn),
+        *(quote_text(line.state), line.is_consistent, _build_seconds(line.lag_seconds), line.is_torn),
+        _build_seconds(line.snapshot_seconds),
         *(quote_text(line.waiting_for[:255]), added, quote_text(pipeline)),
     )
+
+
+def _build_seconds(value: float | None) -> bytes:
+    return b"NULL" if value is None else b"%.3f" % value
 
 
 # --- a table's columns as JSON ----------------------------------------------------------------------------------------

@@ -189,6 +189,7 @@ class Loader:
         self._states: Mapping[TableName, TableState] = {}
         self._writers: list[ChunkWriter] = []
         self._waiting = ""
+        self._snapshot_since: float | None = None
         self._blocked = ""  # what the last round was given up for
         self._blocked_since = 0.0
 
@@ -198,6 +199,12 @@ class Loader:
     def waiting_for(self) -> str:
         """What an outage makes the load wait for, '' when nothing."""
         return self._waiting or next((w.waiting_for for w in self._writers if w.waiting_for), "")
+
+    @property
+    def snapshot_seconds(self) -> float | None:
+        """The age of the snapshot that is open: what the source cannot purge grows with it (SEMANTICS §2.8)."""
+        since = self._snapshot_since
+        return None if since is None else time.monotonic() - since
 
     def describe(self) -> str:
         """One line for people: how far, how fast, how long still; '' when there is nothing to load."""
@@ -264,8 +271,10 @@ class Loader:
             snapshot = self._open_snapshot()
             if snapshot is None:
                 return
+            self._snapshot_since = time.monotonic()
             with closing(snapshot):
                 self._copy(snapshot)
+            self._snapshot_since = None
             if self._errors:
                 raise self._errors[0]
             self._take_back_halves()

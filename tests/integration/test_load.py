@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -125,6 +125,8 @@ class Pipe:
     session: Session
     positions: dict[str, Position]
 
+    loader: Loader = field(init=False)
+
     def __post_init__(self) -> None:
         self.lease = acquire(self.session, "load", "here")
         insert_pending(self.session, self.lease, self.tables)
@@ -140,9 +142,9 @@ class Pipe:
         prepare_tables(self.session, self.lease, self.tables, self.selection, self.stop)
         loaded = {State.CATCHING_UP, State.STREAMING}
         pending = [table for table in self.tables if self.states[table.target].state not in loaded]
-        loader = Loader(self, pending, workers=workers, on_loaded=self._take, stop=self.stop)
-        loader.run()
-        return loader
+        self.loader = Loader(self, pending, workers=workers, on_loaded=self._take, stop=self.stop)
+        self.loader.run()
+        return self.loader
 
     def _take(self, table: TableSchema, position: Position) -> None:
         self.positions[table.target] = position
@@ -410,6 +412,22 @@ def test_lost_snapshot_starts_the_table_again(
         assert both.states["orders"].rows_loaded == 900
 
 
+@pytest.mark.usefixtures("small_chunks")
+def test_the_age_of_the_snapshot_is_known_while_it_is_open(
+    mysql_source_account: Account, target_account: Account
+) -> None:
+    """The source's undo grows with it (SEMANTICS §2.8)."""
+    run_at(mysql_source_account, ORDERS, insert_orders(1, 900))
+    ages: list[float | None] = []
+    with pipe(mysql_source_account, target_account, "orders") as both:
+        both.reader._interfere = lambda _chunk: ages.append(both.loader.snapshot_seconds)
+        both.run(workers=1)
+        assert len(ages) > 1
+        assert all(age is not None and 0 < age < 60 for age in ages)
+        assert ages == sorted(ages, key=lambda age: age or 0)
+        assert both.loader.snapshot_seconds is None
+
+
 def die_in_the_third_chunk(chunk: int) -> None:
     if chunk == 3:
         raise Killed
@@ -528,6 +546,35 @@ def test_existing_rows_are_merged_or_replaced(
         source, target = both.rows(f"SELECT {columns} FROM orders WHERE id < 100000 ORDER BY id")
         assert source == target
         assert both.states["orders"].state is State.CATCHING_UP
+    kept = target_account.query("SELECT id, mine FROM orders WHERE mine IS NOT NULL ORDER BY id")
+    others = [] if rows is ExistingRows.REPLACE else [(100001, 100001), (100002, 100002)]
+    assert kept == [(1, 1), (2, 2), (3, 3), *others]
+    assert not target_account.query("SHOW TABLES LIKE '\\\\_replicator\\\\_keys%'")
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("rows", [ExistingRows.MERGE, ExistingRows.REPLACE])
+def test_a_load_beside_rows_of_others_dies_and_dies_again(
+    source_account: Account, target_account: Account, rows: ExistingRows
+) -> None:
+    """Each attempt finds what the earlier ones brought, changed and deleted at the source meanwhile."""
+    make_existing(source_account, target_account)
+    for death in range(2):
+        with pipe(
+            source_account, target_account, "orders", rows=rows, interfere=die_in_the_third_chunk
+        ) as both:
+            with pytest.raises(Killed):
+                both.run(workers=1)
+            assert both.states["orders"].state is State.LOADING
+        run_at(source_account, f"UPDATE orders SET note = 'after death {death}' WHERE id % 2 = {death}")
+    if rows is ExistingRows.REPLACE:
+        run_at(source_account, "DELETE FROM orders WHERE id BETWEEN 20 AND 30")
+    with pipe(source_account, target_account, "orders", rows=rows) as both:
+        both.run()
+        columns = "id, customer_id, sku, price, note, created_at, weight"
+        source, target = both.rows(f"SELECT {columns} FROM orders WHERE id < 100000 ORDER BY id")
+        assert source == target
+        assert both.states["orders"].rows_loaded == len(source)
     kept = target_account.query("SELECT id, mine FROM orders WHERE mine IS NOT NULL ORDER BY id")
     others = [] if rows is ExistingRows.REPLACE else [(100001, 100001), (100002, 100002)]
     assert kept == [(1, 1), (2, 2), (3, 3), *others]

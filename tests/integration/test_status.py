@@ -65,7 +65,8 @@ def start(writer: Session, state: str = "streaming", lag: float | None = 0.25) -
     """Take the pipeline over and say how it stands, as a run does."""
     lease = acquire(writer, "shop", "mysql:1234")
     insert_pending(writer, lease, [build_table("orders")])
-    writer.run(build_status_update("shop", StatusLine(state, lag, True), {"insert_exists": 2}))
+    line = StatusLine(state, lag, True, snapshot_seconds=7.5)
+    writer.run(build_status_update("shop", line, {"insert_exists": 2}))
     writer.commit()
     return lease
 
@@ -86,6 +87,7 @@ def test_a_run_under_way_is_shown_with_its_counts(config: PipelineConfig, writer
     answer = read_status(config).to_json()
     assert answer["state"] == "streaming"
     assert answer["lag_seconds"] == 0.25
+    assert answer["snapshot_seconds"] == 7.5
     assert answer["conflicts"] == 2
     assert answer["consistent"] is True
     assert answer["torn"] is False
@@ -122,6 +124,7 @@ def test_once_the_session_is_gone_it_is_stopped_unless_it_ended_badly(
     status = read_status(config)
     assert status.state == shown
     assert status.lag_seconds is None  # nobody measures it any more
+    assert status.snapshot_seconds is None
 
 
 def wait_until_gone(account: Account, connection_id: int) -> None:

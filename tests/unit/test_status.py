@@ -61,4 +61,5 @@ def test_lines_are_greppable(capsys: pytest.CaptureFixture[str]) -> None:
         assert pairs["pipeline"] == "shop"
         assert pairs["state"] == "paused"
     assert "lag=-" in printed[0]
+    assert "snapshot=-" in printed[0]
     assert "error=ALTER_TABLE_orders_DROP_x" in printed[1]
