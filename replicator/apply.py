@@ -413,6 +413,8 @@ class Applier:
             hint = "multiple_unique_conflicts: another row holds this unique value; change one of them and start again"
         elif isinstance(error, CheckRefused):
             hint = "the target holds other rows than the source's history leads to"
+        elif statement is None and error.hint:
+            hint = error.hint  # sql knows what would let the row pass
         else:
             hint = "the batch was rolled back; mend the row or the target's column, then start again"
         return DataError(error.message, table=target, hint=hint)

@@ -40,7 +40,9 @@ from replicator.readers.transport import MAX_PACKET, Link, read_rotate
 from replicator.readers.xa import Group, Undecided, format_xid, parse_decision
 from replicator.spill import Spill
 
-SPILL_BYTES: Final = 32 << 20  # of row images: beyond it a transaction is kept on disk
+SPILL_BYTES: Final = (
+    4 << 20
+)  # of row images, which in memory may be ten times that: beyond it a transaction is on disk
 SOON: Final = 0.001  # seconds without a packet after which the source has nothing more to say just now
 LATER: Final = 0.01  # a batch may be waiting for the applier: how soon it is thought of again
 

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from replicator.errors import DataError
-from replicator.model import Column, Key, Kind, Op, Row, TableSchema
+from replicator.model import Column, Key, Kind, Op, Row, TableSchema, Value
 from replicator.plan.step import Action, Step
 from replicator.sql.literal import (
     ESCAPE,
@@ -292,20 +292,24 @@ def _cut(items: list[bytes], frame: _Frame, room: int) -> Iterator[list[bytes]]:
     yield items[start:]
 
 
-def _fill(
+def _fill(  # noqa: PLR0917 (called once a statement)
     frame: _Frame,
     items: list[bytes],
     step: Step,
     op: Op,
     limits: Limits,
+    rows: Sequence[Row | Key],
 ) -> Iterator[Statement]:
-    """Statements of one frame; an UPDATE of a fast plan must match each of its rows."""
+    """Statements of one frame; an UPDATE of a fast plan must match each of its rows. ``rows`` are those of ``items``."""
     checked = op is Op.UPDATE and not step.careful
     frame = _without_checks(frame) if step.unchecked else frame
+    at = 0
     for run in _cut(items, frame, min(STATEMENT_BYTES, limits.room)):
         sql = frame.fill(run)
         if len(sql) > limits.room:
-            raise _too_large(step.table, op, len(sql), limits)
+            key = rows[at] if op is Op.DELETE else [rows[at][place] for place in step.table.key]
+            raise _too_large(step.table, op, len(sql), limits, key)
+        at += len(run)
         yield Statement(sql, step.table, op, len(run), len(run) if checked else None)
 
 
@@ -317,9 +321,12 @@ def _without_checks(frame: _Frame) -> _Frame:
     return frame._replace(head=verb + hint + rest)
 
 
-def _too_large(table: TableSchema, op: Op, size: int, limits: Limits) -> DataError:
+def _too_large(table: TableSchema, op: Op, size: int, limits: Limits, key: Sequence[Value]) -> DataError:
+    shown = ", ".join(
+        f"{table.columns[at].name}={_show(value)}" for at, value in zip(table.key, key, strict=True)
+    )
     return DataError(
-        f"table {table.source}: a row to {op.name.lower()} takes {size:,} bytes as a statement, and the target's "
+        f"table {table.source}: the row {shown} to {op.name.lower()} takes {size:,} bytes as a statement, and the target's "
         f"max_allowed_packet is {limits.max_packet:,}",
         table=str(table.source),
         hint="raise max_allowed_packet at the target"
@@ -327,10 +334,16 @@ def _too_large(table: TableSchema, op: Op, size: int, limits: Limits) -> DataErr
     )
 
 
+def _show(value: Value) -> str:
+    """A value of a key for a message; a long one is cut."""
+    text = value.decode("utf8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
 def build_insert(table: TableSchema, rows: Sequence[Row], limits: Limits) -> Iterator[Statement]:
     """Multi-row INSERTs of new rows, each below the packet limit; raises DataError where one row is above it."""
     step = Step(table, Action.INSERT, rows)
-    return _fill(_build_insert(table), build_rows(table, None).render(rows), step, Op.INSERT, limits)
+    return _fill(_build_insert(table), build_rows(table, None).render(rows), step, Op.INSERT, limits, rows)
 
 
 def _build_load_statements(table: TableSchema, rows: Sequence[Row]) -> Iterator[Statement]:
@@ -348,18 +361,20 @@ def _build_inserts(step: Step, limits: Limits) -> Iterator[Statement]:
     space = limits.room - frame.overhead
     items = build_rows(table, None).render(step.rows)
     if not limits.local_infile or max(map(len, items)) <= space:
-        yield from _fill(frame, items, step, Op.INSERT, limits)
+        yield from _fill(frame, items, step, Op.INSERT, limits, step.rows)
         return
     start = 0
     for at in [at for at, item in enumerate(items) if len(item) > space]:
         if build_rows(table, None).split(step.rows[at : at + 1])[1]:
-            raise _too_large(table, Op.INSERT, len(items[at]), limits)
+            raise _too_large(
+                table, Op.INSERT, len(items[at]), limits, [step.rows[at][place] for place in table.key]
+            )
         if items[start:at]:
-            yield from _fill(frame, items[start:at], step, Op.INSERT, limits)
+            yield from _fill(frame, items[start:at], step, Op.INSERT, limits, step.rows[start:at])
         yield from _build_load_statements(table, step.rows[at : at + 1])
         start = at + 1
     if items[start:]:
-        yield from _fill(frame, items[start:], step, Op.INSERT, limits)
+        yield from _fill(frame, items[start:], step, Op.INSERT, limits, step.rows[start:])
 
 
 def _sort_rows(table: TableSchema, rows: Sequence[Row]) -> Sequence[Row]:
@@ -371,9 +386,10 @@ def _sort_rows(table: TableSchema, rows: Sequence[Row]) -> Sequence[Row]:
 
 def _build_updates(step: Step, limits: Limits) -> Iterator[Statement]:
     shape = _build_update(step.table, step.present)
-    items = build_rows(step.table, step.present).render(_sort_rows(step.table, step.rows))
+    rows = _sort_rows(step.table, step.rows)
+    items = build_rows(step.table, step.present).render(rows)
     frame = shape.every if step.careful else shape.by_key
-    yield from _fill(frame, items, step, Op.UPDATE, limits)
+    yield from _fill(frame, items, step, Op.UPDATE, limits, rows)
 
 
 def _build_key_updates(step: Step, limits: Limits) -> Iterator[Statement]:
@@ -381,7 +397,7 @@ def _build_key_updates(step: Step, limits: Limits) -> Iterator[Statement]:
     keys = _build_keys(step.table).render(step.keys)
     rows = build_rows(step.table, step.present).render(step.rows)
     items = [key + b"," + row for key, row in zip(keys, rows, strict=True)]
-    yield from _fill(frame, items, step, Op.UPDATE, limits)
+    yield from _fill(frame, items, step, Op.UPDATE, limits, step.rows)
 
 
 def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
@@ -391,9 +407,9 @@ def _build_merges(step: Step, limits: Limits) -> Iterator[Statement]:
     """
     shape = _build_update(step.table, None)
     items = build_rows(step.table, None).render(step.rows)
-    for statement in _fill(shape.every, items, step, Op.UPDATE, limits):
+    for statement in _fill(shape.every, items, step, Op.UPDATE, limits, step.rows):
         yield statement._replace(conflict="insert_exists" if step.inserted else None)
-    for statement in _fill(shape.missing, items, step, Op.INSERT, limits):
+    for statement in _fill(shape.missing, items, step, Op.INSERT, limits, step.rows):
         yield statement._replace(rows=0, conflict=None if step.inserted else "update_missing")
 
 
@@ -403,7 +419,8 @@ def _build_deletes(step: Step, limits: Limits) -> Iterator[Statement]:
     keys: Sequence[Key] = sorted(step.keys) if shape.sortable else step.keys
     items = shape.render(keys)
     for start in range(0, len(items), DELETE_KEYS):
-        yield from _fill(shape.delete, items[start : start + DELETE_KEYS], step, Op.DELETE, limits)
+        part = slice(start, start + DELETE_KEYS)
+        yield from _fill(shape.delete, items[part], step, Op.DELETE, limits, keys[part])
 
 
 def _build_clear(step: Step, _limits: Limits) -> Iterator[Statement]:

@@ -11,6 +11,7 @@ from tests.accounts import Account
 from tests.compare import assert_equal
 from tests.contract.paths import run_all
 from tests.processes import PipelineFile, end, follow, write_pipeline
+from tests.targets import set_global
 
 MEGABYTE = 1 << 20
 
@@ -126,3 +127,23 @@ def test_a_thousand_tables_start_in_time(
     pipeline.must("run", "FILE", "--until-current", seconds=60)
     query = " UNION ALL ".join(f"SELECT {n}, v FROM t{n}" for n in range(0, 1000, 7))
     assert source_account.query(query) == target_account.query(query)
+
+
+def test_a_row_that_no_packet_of_the_target_holds_is_named_until_the_target_takes_it(
+    source_account: Account, target_account: Account, pipeline: PipelineFile
+) -> None:
+    """At 4 MB, LOAD DATA brings in a row of 6; its update cannot pass, and nothing of it is lost."""
+    source_account.server.execute("SET GLOBAL max_allowed_packet = 134217728")
+    with set_global(target_account.server, "max_allowed_packet", "4194304"):
+        run_all(source_account, [insert_rows(1, 6 * MEGABYTE)])
+        pipeline.must("run", "FILE", "--until-current")
+        run_all(source_account, ["UPDATE wide SET n = 5 WHERE LENGTH(body) > 1000000"])
+        for _ in range(2):
+            stopped = pipeline.run("run", "FILE", "--until-current")
+            assert stopped.returncode == 5, stopped.stderr
+            named = f"table {source_account.database}.wide: the row id="
+            for word in (named, "4,194,304", "raise max_allowed_packet"):
+                assert word in stopped.stderr
+    with set_global(target_account.server, "max_allowed_packet", "67108864"):
+        pipeline.must("run", "FILE", "--until-current")
+    assert compare(source_account, target_account) == 11

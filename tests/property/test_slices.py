@@ -65,7 +65,9 @@ EVENTS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3)), min_size=1, m
     st.integers(0, 4),
     st.booleans(),
 )
-@example([[(2, 3), (2, 3), (2, 3)], [(0, 1)]], [(8, 100), (1, 300)], 0, True)  # dies where a table catches up
+@example(
+    [[(2, 3), (2, 3), (2, 3)], [(0, 1)]], [(8, 100), (1, 300), (8, 900)], 0, True
+)  # dies where a table catches up
 def test_every_change_arrives_once_wherever_the_process_dies(
     shapes: list[list[tuple[int, int]]], deaths: list[tuple[int, int]], snapshot: int, is_loading: bool
 ) -> None:

@@ -166,5 +166,5 @@ def test_what_no_decimal_holds_names_table_and_column(number: str) -> None:
 
 def test_a_row_that_only_a_statement_carries_must_fit_into_a_packet() -> None:
     text = b'["' + b"x" * (2 << 20) + b'", 1.50]'
-    with pytest.raises(DataError, match=r"table s\.t: a row to insert takes 2,0"):
+    with pytest.raises(DataError, match=r"table s\.t: the row id=1 to insert takes 2,0"):
         list(build_packets([Step(TABLE, Action.INSERT, [(1, text)])], Limits(1 << 20, local_infile=True)))

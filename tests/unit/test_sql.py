@@ -82,7 +82,7 @@ def test_delete_lists_and_loads_are_cut() -> None:
 
 
 def test_a_row_above_the_limit_is_named() -> None:
-    with pytest.raises(DataError, match=r"table s\.t: a row to insert takes 2,0") as caught:
+    with pytest.raises(DataError, match=r"table s\.t: the row id=0 to insert takes 2,0") as caught:
         list(build_insert(TABLE, rows(1, 2_000_000), Limits(1 << 20, local_infile=False)))
     assert "max_allowed_packet" in caught.value.hint
 
