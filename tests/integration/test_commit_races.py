@@ -182,7 +182,7 @@ def test_file_positions_beside_commits_of_every_kind() -> None:
         look_under_load(account, MIXED, 10)
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(150, marks=pytest.mark.slow)])
 def test_unlocked_snapshots_around_one_commit(
     mysql_source_account: Account, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
