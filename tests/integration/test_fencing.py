@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import re
 import signal
 import socket
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from replicator.checkpoint import lock_name
+from replicator.errors import TargetUnavailable
 from replicator.servers import Server
+from replicator.session import Session
 from tests.accounts import Account, make_target_account
 from tests.compare import assert_equal
 from tests.processes import PipelineFile, end, follow, write_pipeline
-from tests.workload import create_schema, writing
+from tests.targets import build_endpoint
+from tests.workload import Writer, create_schema, writing
 
 TURNS = 3
 
@@ -95,6 +101,91 @@ def test_two_fighting_supervisors_lose_nothing(
             output
         )  # told to end before it could listen, or fenced
     pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target.server, target.database)
+
+
+@pytest.mark.slow
+def test_thousands_of_batches_between_two_fighting_processes(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    """Started again whenever they end, killed and stopped in the middle of whatever they do: the count stays exact.
+
+    An older one that was stopped between its takeover and its first read pushes the newcomer out of the source (exit 4,
+    a known limit); the target refuses the older one all the same.
+    """
+    chance = random.Random(21)
+    source, target = source_account, target_account
+    pipeline.must("load", "FILE")
+    begun, ends = read_seq(target), Counter[int]()
+    sides = [pipeline.start("run", "FILE") for _ in range(2)]
+    with writing(source.server, source.database, seed=21, pace=0.001) as writer:
+        while ends[5] < 40 or read_seq(target) - begun < 2000:
+            number = chance.randrange(2)
+            fate = chance.random()
+            if fate < 0.05:
+                sides[number].kill()
+            elif fate < 0.15:
+                stall(sides[number], writer)
+            writer.wait(chance.randrange(1, 60))
+            for number, process in enumerate(sides):
+                if process.poll() is not None:
+                    output, _ = process.communicate()
+                    pushed_out = process.returncode == 4 and "has begun to read with this pipeline" in output
+                    assert process.returncode in {5, -signal.SIGKILL} or pushed_out, output
+                    ends[process.returncode] += 1
+                    sides[number] = pipeline.start("run", "FILE")
+    for process in sides:
+        end(process)
+    print(f"{read_seq(target) - begun} batches, {writer.commits} commits, ended {dict(ends)}")
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target.server, target.database)
+
+
+def read_seq(target: Account) -> int:
+    """How many batches the pipeline has committed in all."""
+    return int(target.query("SELECT seq FROM _replicator_checkpoint WHERE worker = 0")[0][0])
+
+
+def stall(process: subprocess.Popen[str], writer: Writer) -> None:
+    """Stopped in the middle of something, perhaps with the row's lock or half a packet sent; then it goes on."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        writer.wait(200)
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_a_drop_while_another_process_runs_ends_it_and_the_next_start_loads_anew(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    source, target = source_account, target_account
+    with writing(source.server, source.database, seed=7, pace=0.005) as writer:
+        older = start(pipeline)
+        writer.wait(20)
+        pipeline.must("drop", "FILE")
+        output, _ = older.communicate(timeout=60)
+        assert older.returncode == 5, output
+        assert "`drop` was run" in output
+        assert target.query("SELECT COUNT(*) FROM _replicator_checkpoint") == [(0,)]
+        newer = start(pipeline)
+        writer.wait(20)
+    code, output = end(newer)
+    assert code == 0, output
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target.server, target.database)
+
+
+def test_a_dead_session_with_the_lock_of_our_own_commits_is_ended(
+    pipeline: PipelineFile, source_account: Account, target_account: Account
+) -> None:
+    """Its process is gone or cut off, and the server has not noticed yet: the next start settles what it left."""
+    source, target = source_account, target_account
+    pipeline.must("load", "FILE")
+    with Session.connect(build_endpoint(target)) as dead:
+        dead.query("SELECT GET_LOCK(%s, 0)", lock_name(dead, "shop"))
+        pipeline.must("run", "FILE", "--until-current")
+        with pytest.raises(TargetUnavailable):
+            dead.ping()
     assert_equal(source.server, source.database, target.server, target.database)
 
 
