@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from replicator import ddl, target
@@ -283,3 +284,66 @@ def test_every_collation_of_mariadb_maps_to_one_that_the_target_has(
         assert chosen in pads
         assert pads[chosen] is not is_no_pad(chosen)
         assert not (pads[chosen] and is_no_pad(name))
+
+
+CANDIDATES = (
+    *"aAáÁäÄåÅæoOöÖøØőuUüÜűsSßzZžcCčçiIıİlLłnNñyýdđðtþeEéêwvV1१١あアｱがカ가한中",
+    *(
+        "",
+        " ",
+        "a ",
+        "a  ",
+        "a\t",
+        "ae",
+        "AE",
+        "ss",
+        "SS",
+        "sz",
+        "ch",
+        "c",
+        "h",
+        "lj",
+        "ll",
+        "a\u0301",
+        "aa",
+        "oe",
+        "th",
+    ),
+)
+
+
+def test_what_mariadb_tells_apart_meets_in_no_unique_key_of_the_target(
+    mariadb_source: Server, mysql_target: Server
+) -> None:
+    """SEMANTICS §8, over every collation: a unique key takes at the target whatever it took at the source."""
+    names = mariadb_source.execute(
+        "SELECT FULL_COLLATION_NAME FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY"
+    )
+    met = list[tuple[str, str]]()
+    with (
+        mariadb_source.connect(charset="utf8mb4") as origin,
+        mysql_target.connect(charset="utf8mb4") as end,
+        origin.cursor() as source,
+        end.cursor() as mysql,
+    ):
+        for server, cursor in ((mariadb_source, source), (mysql_target, mysql)):
+            server.execute("CREATE DATABASE IF NOT EXISTS collations")
+            cursor.execute("USE collations")
+        for (name,) in names:
+            chosen = choose_collation(name, same_product=False).collation
+            for cursor, collation in ((source, name), (mysql, chosen)):
+                cursor.execute(f"CREATE TEMPORARY TABLE c (v VARCHAR(9) COLLATE {collation}, UNIQUE (v))")
+            source.executemany("INSERT IGNORE INTO c VALUES (%s)", [(each,) for each in CANDIDATES])
+            source.execute("SELECT CONVERT(v USING utf8mb4) FROM c")
+            rows = source.fetchall()
+            assert len(rows) > 20
+            try:
+                mysql.executemany("INSERT INTO c VALUES (%s)", rows)
+            except pymysql.IntegrityError as error:
+                met.append((name, str(error)))
+            for cursor in (source, mysql):
+                cursor.execute("DROP TEMPORARY TABLE c")
+    for server in (mariadb_source, mysql_target):
+        server.execute("DROP DATABASE collations")
+    assert len(names) > 1000
+    assert met == []
