@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from replicator.errors import UnsupportedEvent
+from replicator.errors import PositionLost, UnsupportedEvent
 from replicator.held import BLOCK_BYTES, Held
 from replicator.lag import Lag
 from replicator.model import (
@@ -17,6 +17,7 @@ from replicator.model import (
     Position,
     SchemaChange,
     StreamItem,
+    Torn,
     Transaction,
     UnseenCommit,
 )
@@ -36,10 +37,12 @@ class Bench:
         position: int = 0,
         read_from: int = 0,
         limits: BatchLimits | None = None,
+        torn: Torn | None = None,
         restart_from: RestartFrom = lambda position, *, keep: position,
     ) -> None:
         self.emitted: list[Emitted] = []
         self.free = True
+        self.patience = 1 << 30  # batches until it is to stop
         self.now = 0.0
         self.stream = Stream(
             routes=routes,
@@ -48,6 +51,8 @@ class Bench:
             read_from=MemoryPosition(read_from),
             emit=self.emitted.append,
             is_free=lambda: self.free,
+            torn=torn,
+            is_stopping=lambda: len(self.batches) >= self.patience,
             lag=Lag(),
             limits=limits or BatchLimits(),
             restart_from=restart_from,
@@ -297,3 +302,36 @@ def test_read_from_asks_for_what_is_undecided_at_the_lowest_position() -> None:
         ("memory:0", True)
     }  # b loads: its position may be stored before the stream hears of it
     assert {str(batch.checkpoint.read_from) for batch in bench.batches} == {"memory:0"}
+
+
+def huge(number: int) -> Transaction:
+    rows = [build_insert(A, (number * 10 + n, b"x")) for n in range(4)]
+    return build_transaction(number, *rows, spilled=True)
+
+
+def test_a_stream_that_is_to_stop_does_so_between_two_slices() -> None:
+    """What is emitted says how far the transaction is in; nothing of what follows it comes."""
+    bench = Bench(Route(A, settled=True), limits=BatchLimits(transaction=100))
+    bench.patience = 3
+    batches = bench.run([insert(1, "a"), huge(2), insert(3, "a")])
+    assert [(str(b.checkpoint.position), b.checkpoint.torn, rows_of([b], "a")) for b in batches] == [
+        ("memory:1", None, [1]),
+        ("memory:1", Torn(1, frozenset({A.source})), [20]),
+        ("memory:1", Torn(2, frozenset({A.source})), [21]),
+    ]
+
+
+def test_a_schema_change_of_a_table_that_is_half_applied_stops_the_source() -> None:
+    """Its rows could not be counted any more."""
+    bench = Bench(Route(A, settled=True), torn=Torn(1, frozenset({A.source})))
+    at = MemoryPosition(0)
+    with pytest.raises(
+        UnsupportedEvent, match=r"app\.a: changed, within a transaction that is applied in part"
+    ):
+        bench.run([SchemaChange(at, at, 0, (A.source,), "", "changed")])
+
+
+def test_a_transaction_that_holds_less_than_was_applied_of_it_is_another_one() -> None:
+    bench = Bench(Route(A, settled=True), torn=Torn(3, frozenset({A.source})))
+    with pytest.raises(PositionLost, match="3 changes of the next transaction are applied"):
+        bench.run([insert(1, "a")])
