@@ -232,9 +232,8 @@ def test_a_compressed_transaction_of_many_blocks_loses_nothing(
     """Cut anywhere by the decompressor: events across blocks, one larger than a block, savepoints between them."""
     account = source_account
     account.server.execute("CREATE TABLE w (id INT PRIMARY KEY, v LONGBLOB)", database=account.database)
-    if spill:
-        monkeypatch.setattr(transactions, "SPILL_BYTES", 1 << 20)
-        reader = open_reader(account, spill_dir=tmp_path)
+    monkeypatch.setattr(transactions, "SPILL_BYTES", 1 << 20 if spill else 64 << 20)
+    reader = open_reader(account, spill_dir=tmp_path)
     start, tables = reader.position(), describe(reader, account.database, "a", "w")
     numbers = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 900) SELECT"
     statements = [

@@ -51,8 +51,10 @@ def explain(session: Session, packet: Packet) -> None:
         rows = session.run(b"EXPLAIN FORMAT=TRADITIONAL " + statement.sql)[-1].rows or ()
         found = [row for row in rows if row[2] in (statement.table.target, "t") and row[1] != "INSERT"]
         reads = not statement.sql.startswith(b"INSERT") or b") SELECT n." in statement.sql[:1000]
+        # One row that is not there is found out while the statement is optimized: no table is read, none is shown.
         absent = any("no matching row in const table" in str(row[-1]) for row in rows)
-        assert found or absent or not reads, (statement.sql[:300], rows)
+        is_resolved = all(row[2] is None for row in rows if row[1] != "INSERT")
+        assert found or absent or is_resolved or not reads, (statement.sql[:300], rows)
         for row in found:
             assert row[4] in ("const", "eq_ref", "range"), (statement.sql[:300], row)
             assert row[6] is not None
