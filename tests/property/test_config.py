@@ -65,7 +65,7 @@ FRAGMENTS = [
         "\x00",
         "\ufeff",
         "\x85",
-        "${env:P}",
+        "${env:Q}",
         "${file:.}",
         "${",
         "$${",
@@ -93,7 +93,7 @@ def check(data: bytes) -> None:
         path = Path(folder) / "p.yaml"
         path.write_bytes(data)
         try:
-            shown = repr(load(path, {"P": "hidden-value"}))
+            shown = repr(load(path, {"P": "hidden-value", "Q": "q"}))  # P is the password of VALID
         except ConfigError as refused:
             check_problems(refused, count_lines(data))
             shown = str(refused)
