@@ -222,8 +222,7 @@ class Barrier:
 
     def _release(self) -> None:
         if self._session is not None:
-            name = lock_name(self._session, self._lease.pipeline)
-            self._session.query("DO RELEASE_LOCK(%s)", name)
+            self._session.query("DO RELEASE_LOCK(%s)", lock_name(self._session, self._lease.pipeline))
 
     def _drop_session(self) -> None:
         """Close it, and with it the lock."""

@@ -172,12 +172,12 @@ def create_tables(session: Session, pipeline: str) -> None:
     """Make the control tables that are missing, and refuse ones that another version made."""
     if not _missing_columns(session):
         return
-    name = lock_name(session, pipeline)
-    session.query("DO GET_LOCK(%s, 30)", name)
+    lock = lock_name(session, pipeline)
+    session.query("DO GET_LOCK(%s, 30)", lock)
     for table, columns in CONTROL_TABLES.items():
         parts = ", ".join(f"{name} {kind}".strip() for name, kind in columns.items())
         session.query(f"CREATE TABLE IF NOT EXISTS {table} ({parts}) {_TABLE_OPTIONS}")
-    session.query("DO RELEASE_LOCK(%s)", name)
+    session.query("DO RELEASE_LOCK(%s)", lock)
     if missing := _missing_columns(session):
         raise TargetError(
             f"the control tables lack the columns {', '.join(sorted(missing))}",

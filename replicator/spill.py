@@ -10,7 +10,7 @@ import bisect
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -50,6 +50,14 @@ class Spill:
             self._file = tempfile.TemporaryFile(dir=directory, prefix="replicator-spill-", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise _explain(error, directory) from error
+
+    @classmethod
+    def of(cls, changes: Iterable[Changes], directory: Path | None) -> Spill:
+        """What was in memory until now, on disk."""
+        spill = cls(directory)
+        for part in changes:
+            spill.append(part)
+        return spill
 
     def __len__(self) -> int:
         return self._end()[0] + len(self._pending)

@@ -33,6 +33,7 @@ from replicator.readers.mysql import MysqlReader
 from replicator.session import Session
 from replicator.tablestate import (
     State,
+    Status,
     TableState,
     insert_pending,
     read_known_tables,
@@ -151,10 +152,11 @@ class _Opening:
     def _open(self, reader: MysqlReader, session: Session) -> Opened:
         config = self._config
         current = reader.position()
-        _refuse_other_source(config, session, reader)
+        status = read_status(session, config.pipeline)
+        _refuse_other_source(config, status, reader)
         stored = {state.source: state for state in read_known_tables(session, config.pipeline)}
         selection = _select(config, session, reader, stored)
-        _refuse_torn(session, config.pipeline, selection)
+        _refuse_torn(status, selection)
         described = _describe(reader, selection, stored)
         _refuse_keyless(described.values())
         _refuse_unready(reader, tuple(described.values()))
@@ -296,9 +298,8 @@ def _refuse_moved(selected: Sequence[SelectedTable], loaded: Mapping[TableName, 
             )
 
 
-def _refuse_torn(session: Session, pipeline: str, selection: Selection) -> None:
+def _refuse_torn(status: Status | None, selection: Selection) -> None:
     """What is applied of a huge transaction is told by rows of these tables: they must be read until it is whole."""
-    status = read_status(session, pipeline)
     if status is None or status.torn is None:
         return
     missing = status.torn.tables - {table.source for table in selection.tables}
@@ -336,8 +337,7 @@ def _refuse_unready(reader: Reader, tables: Sequence[TableSchema]) -> None:
         )
 
 
-def _refuse_other_source(config: PipelineConfig, session: Session, reader: Reader) -> None:
-    status = read_status(session, config.pipeline)
+def _refuse_other_source(config: PipelineConfig, status: Status | None, reader: Reader) -> None:
     if status is not None and status.identity != reader.identity:
         raise PositionLost(
             f"{config.source.address} is {reader.identity}, but pipeline {config.pipeline} follows {status.identity}",

@@ -103,6 +103,10 @@ class Route:
     def is_loading(self) -> bool:
         return self.held is not None and self.own is None and not self.paused
 
+    def has(self, end: Position, *, is_old: bool) -> bool:
+        """Whether the table holds what the transaction that ended at ``end`` did; ``is_old``: the stored position does."""
+        return is_old if self.own is None else self.own.includes(end)
+
     @property
     def is_plain(self) -> bool:
         return self.own is None and self.held is None and not self.paused
@@ -216,12 +220,12 @@ class Stream:
     def _take(self, transaction: Transaction) -> None:
         if transaction.spilled:
             self._flush()
-            if transaction.size > self._limits.transaction and not self._is_old(transaction):
+            if transaction.size > self._limits.transaction and not self._is_old(transaction.position):
                 self._take_slices(transaction)
                 return
         if transaction.changes:
             if self._is_filtering:
-                if self._torn is not None and not self._is_old(transaction):
+                if self._torn is not None and not self._is_old(transaction.position):
                     self._take_slices(transaction)
                     return
                 transaction = self._filter(transaction)
@@ -314,12 +318,11 @@ class Stream:
 
     def _take_unseen(self, commit: UnseenCommit) -> None:
         """Its rows are in the snapshot of every table that was loaded since, which waited for it (SEMANTICS §1.2)."""
-        is_old = self._floor is not None and self._floor.includes(commit.position)
+        is_old = self._is_old(commit.position)
         lacking = [
             str(name)
             for name, route in self._routes.items()
-            if not (route.paused or route.is_loading)
-            and not (is_old if route.own is None else route.own.includes(commit.position))
+            if not (route.paused or route.is_loading or route.has(commit.position, is_old=is_old))
         ]
         if lacking:
             raise UnsupportedEvent(
@@ -351,21 +354,20 @@ class Stream:
         """The part of a transaction that goes on; what tables that load must wait for is kept aside."""
         return _keep(transaction, self._set_aside(transaction))
 
-    def _is_old(self, transaction: Transaction) -> bool:
-        """Whether the stored position holds it: it passes for tables that catch up alone, and always as a whole."""
-        return self._floor is not None and self._floor.includes(transaction.position)
+    def _is_old(self, end: Position) -> bool:
+        """Whether the stored position holds what ended there: that passes for tables that catch up alone, and always as a
+        whole."""
+        return self._floor is not None and self._floor.includes(end)
 
     def _set_aside(self, transaction: Transaction) -> frozenset[TableName]:
         """Keep what tables that load must wait for; the tables whose changes pass."""
         after = transaction.position
-        is_old = self._is_old(transaction)
+        is_old = self._is_old(after)
         for held in {id(route.held): route.held for route in self._routes.values() if route.held}.values():
             held.append(after, transaction.commit_time, transaction.changes)
         passing: set[TableName] = set()
         for name, route in self._routes.items():
-            if route.paused or route.held is not None:
-                continue
-            if not (is_old if route.own is None else route.own.includes(after)):
+            if not (route.paused or route.held is not None or route.has(after, is_old=is_old)):
                 passing.add(name)
         return frozenset(passing)
 

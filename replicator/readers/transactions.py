@@ -40,9 +40,8 @@ from replicator.readers.transport import MAX_PACKET, Link, read_rotate
 from replicator.readers.xa import Group, Undecided, format_xid, parse_decision
 from replicator.spill import Spill
 
-SPILL_BYTES: Final = (
-    4 << 20
-)  # of row images, which in memory may be ten times that: beyond it a transaction is on disk
+# Of row images, which in memory may be ten times that: beyond it a transaction is kept on disk.
+SPILL_BYTES: Final = 4 << 20
 SOON: Final = 0.001  # seconds without a packet after which the source has nothing more to say just now
 LATER: Final = 0.01  # a batch may be waiting for the applier: how soon it is thought of again
 
@@ -319,10 +318,7 @@ class Transactions:
 
     def _spill(self) -> None:
         """The group has become too large for memory."""
-        spill = Spill(self._spill_dir)
-        for changes in self._store:
-            spill.append(changes)
-        self._store = spill
+        self._store = Spill.of(self._store, self._spill_dir)
         self._limit = sys.maxsize
 
     def _discard(self) -> None:
@@ -534,9 +530,9 @@ class Transactions:
         if verdict.tables:
             end = self._find_end(log_pos)
             current = tuple(name for name in verdict.tables if not self._selection.is_past(name, end))
-            if not current and verdict.meaning is not Meaning.TRUNCATE:
+            if not current:
                 return _END if is_alone else None
-            verdict = verdict._replace(tables=current) if current else verdict
+            verdict = verdict._replace(tables=current)
         reason = verdict.reason if verdict.meaning is Meaning.STOP else ""
         if verdict.others:
             reason = self._selection.explain_reach(verdict.others)
@@ -583,13 +579,13 @@ class Transactions:
         if built is None or built[0] is not table:
             table_map = tablemap.parse_table_map(buffer, start, end, is_mariadb=self._is_mariadb)
             reason = rowcodec.explain_mismatch(table_map, table)
-            if reason is not None and self._selection.is_past(table.source, self._find_end(log_pos)):
+            if reason is not None:
+                if not self._selection.is_past(table.source, self._find_end(log_pos)):
+                    return self._take_mismatch(table.source, reason)
                 del self._maps[
                     table_id
                 ]  # judged anew each time: beyond the table's position it is a mismatch
                 return None
-            if reason is not None:
-                return self._take_mismatch(table.source, reason)
             built = self._built[body[6:]] = (table, rowcodec.build_decoder(table_map, table).decode)
         self._decoders[table_id] = built[1]
         return None

@@ -79,10 +79,7 @@ class Undecided:
             earlier.close()
         held = sum(other.size for other in self._groups.values() if not isinstance(other.store, Spill))
         if isinstance(group.store, list) and group.store and held + group.size > self._memory:
-            spill = Spill(self._spill_dir)
-            for changes in group.store:
-                spill.append(changes)
-            group.store = spill
+            group.store = Spill.of(group.store, self._spill_dir)
         self._groups[group.xid] = group
 
     def decide(self, xid: Xid, place: MysqlPosition) -> Group | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import time
@@ -48,7 +49,8 @@ def watch(process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, in
     while process.poll() is None:
         assert time.monotonic() < deadline
         peak = max(peak, read_peak(process.pid))
-        time.sleep(0.02)  # between two looks; what is waited for is the process's end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)  # between two looks
     return process.returncode, peak
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account
 from tests.compare import Side, assert_equal, describe_difference
 from tests.processes import PipelineFile, end, follow, write_pipeline
+from tests.targets import set_global
 from tests.tunnel import Tunnel
 
 SIDES = {"source": 4, "target": 5}
@@ -155,16 +156,6 @@ def test_a_missing_right_at_the_target_is_named(
     assert f"{right} command denied" in said or f"GRANT {right}" in said
 
 
-@contextlib.contextmanager
-def setting(server: Server, name: str, value: str) -> Iterator[None]:
-    before = server.execute(f"SELECT @@GLOBAL.{name}")[0][0]
-    server.execute(f"SET GLOBAL {name} = '{value}'")
-    try:
-        yield
-    finally:
-        server.execute(f"SET GLOBAL {name} = '{before}'")
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [("binlog_format", "STATEMENT"), ("binlog_row_image", "MINIMAL"), ("binlog_row_metadata", "MINIMAL")],
@@ -176,7 +167,7 @@ def test_an_unfit_setting_of_the_log_ends_a_run_before_it_begins(
     name: str,
     value: str,
 ) -> None:
-    with setting(source_server, name, value):
+    with set_global(source_server, name, f"'{value}'"):
         said = fail(pipeline, "run", "FILE", exit_code=4)
     assert name in said
     assert target_account.query("SHOW TABLES") == []
