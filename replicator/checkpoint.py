@@ -261,14 +261,15 @@ _PATIENCE_SECONDS = 600
 """How long a large transaction may take to finish or to roll back before we stop waiting for its row lock."""
 
 
-def _lock_rows(session: Session, pipeline: str, worker: int | None = None) -> list[tuple[int, int, int]]:
-    """Lock the pipeline's rows, or one worker's: (worker, epoch, seq) each. The transaction stays open.
+def _lock_rows(session: Session, pipeline: str, lease: Lease | None = None) -> list[tuple[int, int, int]]:
+    """Lock the pipeline's rows, or the one of ``lease``: (worker, epoch, seq) each. The transaction stays open.
 
     A session stored in one of them that holds a lock for longer than ``TAKE_OVER_SECONDS`` is killed: the half-open
-    session of a dead process would hold it for as long as the server believes in it (SEMANTICS §4.4).
+    session of a dead process would hold it for as long as the server believes in it (SEMANTICS §4.4). Raises Fenced where
+    the lock is that of a newer process than the one of ``lease``.
     """
-    which = "pipeline=%s" if worker is None else "pipeline=%s AND worker=%s"
-    args = (pipeline,) if worker is None else (pipeline, worker)
+    which = "pipeline=%s" if lease is None else "pipeline=%s AND worker=%s"
+    args = (pipeline,) if lease is None else (pipeline, lease.worker)
     sql = f"SELECT worker, epoch, seq FROM _replicator_checkpoint WHERE {which} ORDER BY worker FOR UPDATE"
     session.run(b"ROLLBACK; SET SESSION innodb_lock_wait_timeout=%d" % TAKE_OVER_SECONDS)
     deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -278,16 +279,21 @@ def _lock_rows(session: Session, pipeline: str, worker: int | None = None) -> li
             break
         except TargetRetry:
             session.rollback()
-            if not _kill_holders(session, which, args) and time.monotonic() > deadline:
+            if not _kill_holders(session, which, args, lease) and time.monotonic() > deadline:
                 raise
     session.run(b"SET SESSION innodb_lock_wait_timeout=%d" % LOCK_WAIT_SECONDS)
     return [(int(worker), int(epoch), int(seq)) for worker, epoch, seq in rows]
 
 
-def _kill_holders(session: Session, which: str, args: tuple[object, ...]) -> bool:
-    """Kill the sessions stored in these rows, as far as they are of our account; whether one was still there."""
-    rows = session.query(f"SELECT connection_id FROM _replicator_checkpoint WHERE {which}", *args)
+def _kill_holders(session: Session, which: str, args: tuple[object, ...], lease: Lease | None) -> bool:
+    """Kill the sessions stored in these rows, as far as they are of our account; whether one was still there.
+
+    A newer process than that of ``lease`` may hold a row for as long as a large batch takes: it is left at work (Fenced).
+    """
+    rows = session.query(f"SELECT connection_id, epoch FROM _replicator_checkpoint WHERE {which}", *args)
     session.rollback()
+    if lease is not None and any(row[1] != lease.epoch for row in rows):
+        raise _fenced(session, lease)
     ours = {int(row[0]) for row in session.query("SHOW PROCESSLIST")}
     holders = {int(row[0]) for row in rows if row[0] is not None} & ours - {session.connection_id}
     for connection_id in holders:
@@ -316,7 +322,7 @@ def settle(session: Session, lease: Lease) -> bool:
     committed, ``lease.seq`` moves on and the answer is True. Raises Fenced when a newer process has taken over, and
     CheckpointMismatch for a seq that this process cannot have caused.
     """
-    rows = _lock_rows(session, lease.pipeline, lease.worker)
+    rows = _lock_rows(session, lease.pipeline, lease)
     if not rows or rows[0][1] != lease.epoch:
         raise _fenced(session, lease)
     session.execute(

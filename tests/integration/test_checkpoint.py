@@ -155,6 +155,16 @@ def test_a_dead_load_worker_that_holds_its_row_is_killed(
             dead.query("SELECT 1")
 
 
+def test_an_older_process_leaves_the_batch_of_a_newer_one_alone(session: Session, other: Session) -> None:
+    """It lost its connection and asks what became of its batch; the newcomer's holds the row for longer than a moment."""
+    older = acquire(session, "shop", "a")
+    newer = acquire(other, "shop", "a")
+    other.run(build_head(newer, AT_FIVE).sql)
+    with pytest.raises(Fenced, match=f"epoch {newer.epoch}"):
+        settle(session, older)
+    other.commit()
+
+
 def test_a_session_of_nobody_we_know_is_never_killed(
     session: Session, other: Session, target_account: Account
 ) -> None:
