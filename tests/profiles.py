@@ -16,9 +16,11 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypedDict
 
+from replicator.binaries import PRODUCTS, find
 from replicator.servers import Setting
 
 PROFILES: Final[dict[str, dict[str, Setting]]] = {
@@ -37,10 +39,16 @@ PAGE = ROOT / "docs" / "test-full.md"
 
 
 class Result(TypedDict):
-    """One profile's run; ``state`` is what it ran on, ``failures`` the ids of what failed."""
+    """One profile's run; ``state`` is what it ran on, ``failures`` the ids of what failed.
+
+    ``commit`` names the state for a reader, and ends with ``-dirty`` where the files were not those of the commit;
+    ``day`` is the UTC date of the end.
+    """
 
     profile: str
     state: str
+    commit: str
+    day: str
     passed: int
     failed: int
     skipped: int
@@ -69,7 +77,7 @@ def main() -> int:
     table = _build_table(results)
     print(table)
     if not arguments and len(results) == len(PROFILES):
-        PAGE.write_text(_PAGE + table)
+        PAGE.write_text(_PAGE.format(servers=_name_servers()) + table)
     return 1 if any(result["failed"] for result in results) else 0
 
 
@@ -79,6 +87,19 @@ def _hash_state(arguments: list[str]) -> str:
     for path in sorted([*ROOT.glob("replicator/**/*.py"), *ROOT.glob("tests/**/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _name_commit() -> str:
+    """The commit that is checked out, or ``unknown`` for files that are in no repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _name_servers() -> str:
+    return ", ".join(
+        f"{product.title} {'.'.join(map(str, find(kind).version))}" for kind, product in PRODUCTS.items()
+    )
 
 
 def _read_kept(profile: str, state: str) -> Result | None:
@@ -91,18 +112,18 @@ def _run(profile: str, state: str, jobs: str, arguments: list[str]) -> Result:
     RESULTS.mkdir(parents=True, exist_ok=True)
     report = RESULTS / f"{profile}.xml"
     report.unlink(missing_ok=True)
-    begun = time.monotonic()
+    begun, commit = time.monotonic(), _name_commit()
     print(f"== target: {profile}", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "-n", jobs, "--target", profile, f"--junitxml={report}"]
     code = subprocess.run([*command, *arguments], cwd=ROOT, check=False).returncode
     if code not in (0, 1) or not report.exists():
         raise SystemExit(f"{profile}: pytest ended with {code}, before its tests did")
-    result = _read_report(report, profile, state, time.monotonic() - begun)
+    result = _read_report(report, profile, state, commit, time.monotonic() - begun)
     (RESULTS / f"{profile}.json").write_text(json.dumps(result, indent=1))
     return result
 
 
-def _read_report(report: Path, profile: str, state: str, seconds: float) -> Result:
+def _read_report(report: Path, profile: str, state: str, commit: str, seconds: float) -> Result:
     cases = list(ET.parse(report).iter("testcase"))
     failures = [
         f"{case.get('classname')}::{case.get('name')}"
@@ -112,19 +133,22 @@ def _read_report(report: Path, profile: str, state: str, seconds: float) -> Resu
     skipped = sum(case.find("skipped") is not None for case in cases)
     passed = len(cases) - len(failures) - skipped
     return Result(
-        profile=profile, state=state, passed=passed, failed=len(failures), skipped=skipped,
-        seconds=round(seconds, 1), failures=failures,
+        profile=profile, state=state, commit=commit, day=f"{datetime.now(UTC):%Y-%m-%d}", passed=passed,
+        failed=len(failures), skipped=skipped, seconds=round(seconds, 1), failures=failures,
     )  # fmt: skip
 
 
 def _build_table(results: list[Result]) -> str:
-    lines = ["| target | settings | passed | failed | skipped | minutes |", "|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "| target | settings | passed | failed | skipped | minutes | commit | day |",
+        "|---|---|---:|---:|---:|---:|---|---|",
+    ]
     for one in results:
         settings = (
             ", ".join(f"`{name}={value}`" for name, value in PROFILES[one["profile"]].items()) or "none"
         )
         counts = f"{one['passed']} | {one['failed']} | {one['skipped']} | {one['seconds'] / 60:.1f}"
-        lines.append(f"| {one['profile']} | {settings} | {counts} |")
+        lines.append(f"| {one['profile']} | {settings} | {counts} | `{one['commit']}` | {one['day']} |")
     failures = [f"- {one['profile']}: `{name}`" for one in results for name in one["failures"]]
     return "\n".join([*lines, *([""] if failures else []), *failures]) + "\n"
 
@@ -135,7 +159,7 @@ _PAGE: Final = """\
 <!-- Made by `make test-full`. -->
 
 Every test that uses the shared target, with that server set up in each way in which managed ones are; the account has the
-rights of an ordinary one, on one database. `make test-full PROFILES="small-packet"` runs one of them.
+rights of an ordinary one, on one database. `make test-full PROFILES="small-packet"` runs one of them. Servers: {servers}.
 
 """
 

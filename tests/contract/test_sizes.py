@@ -96,7 +96,6 @@ def test_rows_larger_than_a_packet_of_the_log(
 ) -> None:
     """A row of 17 and one of 40 MB: more than one packet of the protocol each, in load-free paths alone."""
     source_account.server.execute("SET GLOBAL max_allowed_packet = 134217728")
-    target_account.server.execute("SET GLOBAL max_allowed_packet = 134217728")
     run_all(
         source_account,
         [
@@ -105,7 +104,8 @@ def test_rows_larger_than_a_packet_of_the_log(
             "UPDATE wide SET body = CONCAT(body, 'x') WHERE LENGTH(body) > 1000000 AND LENGTH(body) < 20000000",
         ],
     )
-    pipeline.must("run", "FILE", "--until-current")
+    with set_global(target_account.server, "max_allowed_packet", "134217728"):
+        pipeline.must("run", "FILE", "--until-current")
     query = "SELECT id, n, LENGTH(body), CRC32(body) FROM wide ORDER BY id"
     assert source_account.query(query) == target_account.query(query)
 

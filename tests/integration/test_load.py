@@ -40,6 +40,7 @@ from tests.integration.test_rowcodec_server import (
 from tests.integration.test_rowcodec_server import create as create_types
 from tests.integration.test_rowcodec_server import fill as fill_types
 from tests.integration.test_snapshot import Counter, count_transactions, newest
+from tests.targets import set_global
 
 Interfere = Callable[[int], None]
 """Called in the middle of each chunk, with its number from 1 on."""
@@ -322,16 +323,15 @@ def test_load_under_write_load_is_exact_for_its_position(
 @pytest.mark.usefixtures("small_chunks")
 def test_load_without_local_files(source_account: Account, target_account: Account) -> None:
     run_at(source_account, ORDERS, insert_orders(1, 900))
-    target_account.server.execute("SET GLOBAL local_infile = OFF")
-    try:
-        with pipe(source_account, target_account, "orders") as both:
-            assert both.session.capabilities.local_infile is False
-            both.run()
-            source, target = both.rows("SELECT * FROM orders ORDER BY id")
-            assert source == target
-            assert both.states["orders"].rows_loaded == 900
-    finally:
-        target_account.server.execute("SET GLOBAL local_infile = ON")
+    with (
+        set_global(target_account.server, "local_infile", "OFF"),
+        pipe(source_account, target_account, "orders") as both,
+    ):
+        assert both.session.capabilities.local_infile is False
+        both.run()
+        source, target = both.rows("SELECT * FROM orders ORDER BY id")
+        assert source == target
+        assert both.states["orders"].rows_loaded == 900
 
 
 # --- accidents --------------------------------------------------------------------------------------------------------
@@ -355,8 +355,7 @@ def test_lost_target_in_mid_chunk_doubles_and_loses_nothing(
     mysql_source_account: Account, target_account: Account, local_infile: str
 ) -> None:
     run_at(mysql_source_account, ORDERS, insert_orders(1, 900))
-    target_account.server.execute(f"SET GLOBAL local_infile = {local_infile}")
-    try:
+    with set_global(target_account.server, "local_infile", local_infile):
         with pipe(
             mysql_source_account, target_account, "orders", interfere=partial(kill_sessions, target_account)
         ) as both:
@@ -367,8 +366,6 @@ def test_lost_target_in_mid_chunk_doubles_and_loses_nothing(
             [state] = read_tables(session, "load")
         assert (state.state, state.rows_loaded) == (State.CATCHING_UP, 900)
         assert target_account.query("SELECT COUNT(*), SUM(id) FROM orders") == [(900, 900 * 901 // 2)]
-    finally:
-        target_account.server.execute("SET GLOBAL local_infile = ON")
 
 
 @pytest.mark.usefixtures("small_chunks")

@@ -17,6 +17,7 @@ from replicator.servers import Server
 from replicator.session import Session
 from replicator.typemap.collation import COLLATIONS, choose_collation, is_no_pad
 from tests.accounts import Account
+from tests.targets import set_global
 from tests.type_zoo import describe_all, make_zoo
 
 SAKILA = "sakila/mysql-official/sakila-schema.sql"
@@ -39,13 +40,12 @@ def session(target_account: Account) -> Iterator[Session]:
 @pytest.fixture
 def strict_session(target_account: Account) -> Iterator[Session]:
     """On a server that refuses tables without a primary key, and adds one where it can (SEMANTICS §8)."""
-    settings = ("sql_require_primary_key", "sql_generate_invisible_primary_key")
-    target_account.server.execute(";".join(f"SET GLOBAL {name} = ON" for name in settings))
-    try:
-        with open_session(target_account) as session:
-            yield session
-    finally:
-        target_account.server.execute(";".join(f"SET GLOBAL {name} = OFF" for name in settings))
+    with (
+        set_global(target_account.server, "sql_require_primary_key", "ON"),
+        set_global(target_account.server, "sql_generate_invisible_primary_key", "ON"),
+        open_session(target_account) as session,
+    ):
+        yield session
 
 
 def build(session: Session, schemas: list[TableSchema]) -> list[TableSchema]:
