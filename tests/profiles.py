@@ -38,6 +38,10 @@ RESULTS = ROOT / ".pytest_cache" / "profiles"
 PAGE = ROOT / "docs" / "test-full.md"
 
 
+_ONCE: Final = "not full and not slow"
+"""Repetitions of one case, and the long runs, say nothing more of a setting: the plain target alone has them."""
+
+
 class Result(TypedDict):
     """One profile's run; ``state`` is what it ran on, ``failures`` the ids of what failed.
 
@@ -115,7 +119,8 @@ def _run(profile: str, state: str, jobs: str, arguments: list[str]) -> Result:
     begun, commit = time.monotonic(), _name_commit()
     print(f"== target: {profile}", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "-n", jobs, "--target", profile, f"--junitxml={report}"]
-    code = subprocess.run([*command, *arguments], cwd=ROOT, check=False).returncode
+    which = [] if profile == "plain" else ["-m", _ONCE]
+    code = subprocess.run([*command, *which, *arguments], cwd=ROOT, check=False).returncode
     if code not in (0, 1) or not report.exists():
         raise SystemExit(f"{profile}: pytest ended with {code}, before its tests did")
     result = _read_report(report, profile, state, commit, time.monotonic() - begun)
@@ -159,7 +164,8 @@ _PAGE: Final = """\
 <!-- Made by `make test-full`. -->
 
 Every test that uses the shared target, with that server set up in each way in which managed ones are; the account has the
-rights of an ordinary one, on one database. `make test-full PROFILES="small-packet"` runs one of them. Servers: {servers}.
+rights of an ordinary one, on one database. The repetitions and the long runs are in the row of the plain target alone.
+`make test-full PROFILES="small-packet"` runs one of them. Servers: {servers}.
 
 """
 
