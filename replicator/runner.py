@@ -16,6 +16,7 @@ from replicator import checkpoint
 from replicator.config import PipelineConfig, load
 from replicator.console import View, open_console, open_display, render_loaded
 from replicator.errors import ReplicatorError
+from replicator.load.existing import forget_keys
 from replicator.pipeline import Options, Pipeline, Until, summarize
 from replicator.session import Session
 from replicator.startup import open_pipeline
@@ -119,6 +120,7 @@ def drop_pipeline(config: PipelineConfig) -> str:
     with Session.connect(config.target) as session:
         checkpoint.create_tables(session, config.pipeline)
         checkpoint.forget(session, config.pipeline)
+        forget_keys(session, config.pipeline)
     return (
         f"{config.pipeline}: the checkpoint is gone; the mirrored tables and their rows stay. "
         "The next load fills again what this program alone had filled."

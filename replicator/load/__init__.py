@@ -8,6 +8,7 @@ load does not see, the stream brings.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -32,7 +33,7 @@ from replicator.errors import (
     TargetUnavailable,
 )
 from replicator.load import existing
-from replicator.load.chunk import ChunkWriter, Merge, Stopped
+from replicator.load.chunk import ChunkWriter, Stopped
 from replicator.load.progress import Progress, TableSummary
 from replicator.load.provision import Orphans, add_indexes, empty_table, open_barrier, prepare_tables
 from replicator.load.provision import add_foreign_keys as _add_foreign_keys
@@ -50,6 +51,7 @@ CHUNK_BYTES: Final = 8 << 20
 FEWEST_ROWS: Final = 100
 FRUITLESS_SECONDS: Final = 1.0
 FRUITLESS_ROUNDS: Final = 5  # snapshots in a row that were lost before one table was done
+ATTEMPTS: Final = 1 << 20  # how often one run may begin a table
 BLOCKED_SECONDS: Final = 600.0  # how long others may keep the tables from us, by locks and ALTERs
 
 
@@ -81,7 +83,7 @@ class _Copy:
     running: int = 0
     chunks: int = 0
     spans: deque[tuple[int, KeyRange]] = field(default_factory=deque)
-    merge: Merge | None = None
+    merge: existing.Merge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ class Loader:
         self._snapshot_since: float | None = None
         self._blocked = ""  # what the last round was given up for
         self._blocked_since = 0.0
+        self._attempts = itertools.count(1)
 
     # -- what is seen ------------------------------------------------------------------------------------------------
 
@@ -229,6 +232,14 @@ class Loader:
         """A worker has given its snapshot up for the source's own work."""
         self._blocked = reason
 
+    @property
+    def pipeline(self) -> str:
+        return self._ends.lease.pipeline
+
+    def count_attempt(self) -> int:
+        """A number above that of every earlier attempt to load a table, in this run or before it."""
+        return self._ends.lease.epoch * ATTEMPTS + next(self._attempts)
+
     def is_abandoned(self, name: TableName) -> bool:
         return name in self._abandoned
 
@@ -246,6 +257,7 @@ class Loader:
                 self._open_writers(stack)
                 self._states = self._writers[0].call(_read_states)
                 self._run_rounds()
+                self._drop_keys_tables()
             except TargetUnavailable:
                 if not self._stop.is_set():  # told to stop while waiting
                     raise
@@ -281,6 +293,15 @@ class Loader:
             fruitless = 0 if len(self._finished) > done or self._is_blocked_briefly() else fruitless + 1
             if fruitless and self._find_pending():
                 self._rest(fruitless)
+
+    def _drop_keys_tables(self) -> None:
+        """Only now: of a set that is inseparable, a table that was complete may have been loaded again."""
+        told = [
+            (table.source, table.target) for table, _ in self._finished.values() if table.source in self._told
+        ]
+        self._writers[0].call(
+            lambda session, _: existing.drop_keys_tables(session, self.barrier, self.pipeline, told)
+        )
 
     def _is_blocked_briefly(self) -> bool:
         """Whether the round was given up for the source's own work, which may take a while; says so, and rests."""
@@ -486,33 +507,30 @@ class _Worker:
         self._progress.begin(table.source, len(spans), time.monotonic())
         self._jobs.add(copy, spans)
 
-    def _prepare_merge(self, session: Session, copy: _Copy) -> Merge:
-        if copy.rows is ExistingRows.REPLACE:
-            return Merge(existing.create_keys_table(session, self._loader.barrier, copy.table))
-        return Merge(None)
+    def _prepare_merge(self, session: Session, copy: _Copy) -> existing.Merge:
+        keys = existing.open_keys_table(session, self._loader.barrier, self._loader.pipeline, copy.table)
+        return existing.Merge(keys, self._loader.count_attempt())
 
     def _complete(self, copy: _Copy) -> None:
         """Every row is in: what the table still lacks, and then its position."""
         table, barrier = copy.table, self._loader.barrier
         if copy.merge is not None:
-            self._finish_merge(table, copy.merge)
+            self._finish_merge(copy, copy.merge)
         self._writer.call(lambda session, _: add_indexes(session, barrier, table, copy.found))
         self._set(table, state=State.CATCHING_UP, position=str(self._position))
         self._loader.finish(table, self._position)
 
-    def _finish_merge(self, table: TableSchema, merge: Merge) -> None:
-        keys = merge.keys
-        if keys is None:
-            loaded = self._progress.observe_table(table.source)
-            rows = loaded[0] if loaded else 0
-            kept = self._writer.call(lambda session, _: existing.count_others(session, table, rows))
-            log.info("%s: kept %d rows that %s lacks", table.target, kept, table.source)
-            return
+    def _finish_merge(self, copy: _Copy, merge: existing.Merge) -> None:
+        table, rows = copy.table, copy.rows
         removed = self._writer.call(
-            lambda session, lease: existing.remove_others(session, lease, table, keys)
+            lambda session, lease: existing.remove_others(session, lease, table, merge, rows)
         )
-        existing.drop_keys_table(self._loader.barrier, keys)
         log.info("%s: removed %d rows that %s lacks", table.target, removed, table.source)
+        if rows is ExistingRows.MERGE:
+            loaded = self._progress.observe_table(table.source)
+            brought = loaded[0] if loaded else 0
+            kept = self._writer.call(lambda session, _: existing.count_others(session, table, brought))
+            log.info("%s: kept %d rows that %s lacks", table.target, kept, table.source)
 
     def _set(self, table: TableSchema, **values: object) -> None:
         self._loader.set_state(self._writer, table.source, **values)

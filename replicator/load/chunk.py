@@ -11,13 +11,13 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, cast
 
 from replicator.apply import Committer
 from replicator.checkpoint import CHECK_ONE, Lease, acquire_worker, build_chunk_head
 from replicator.config import Endpoint
 from replicator.errors import CheckRefused, DataError, DuplicateKey
+from replicator.load.existing import Merge
 from replicator.model import Changes, Op, Row, TableSchema
 from replicator.plan import PlanSettings, build_plan
 from replicator.session import Session, connect_patiently
@@ -52,13 +52,6 @@ class Written(NamedTuple):
 
     rows: int
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Merge:
-    """Rows go into a table that had rows of others; ``keys`` is the table that notes which keys the source has."""
-
-    keys: TableSchema | None
 
 
 class _Nothing(Exception):
@@ -233,10 +226,8 @@ class ChunkWriter:
             for packet in build_packets(steps, self._limits):
                 size += len(packet.sql)
                 yield packet
-            if merge.keys is not None:
-                keys = [tuple(row[ordinal] for ordinal in table.key) for row in rows]
-                for statement in build_insert(merge.keys, keys, self._limits):
-                    yield Packet(statement.sql, (statement,))
+            noted = build_plan([Changes(merge.keys, Op.READ, (), merge.note(table, rows))], settings)
+            yield from build_packets(noted, self._limits)
             count.add(len(rows), size)
 
     def _explain(self, table: TableSchema, read: Read, refused: CheckRefused) -> DataError:

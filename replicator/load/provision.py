@@ -19,6 +19,7 @@ from replicator.checkpoint import Lease, run_fenced
 from replicator.config import Endpoint, ExistingRows
 from replicator.config.selection import Selection
 from replicator.errors import SchemaMismatch
+from replicator.load.existing import drop_keys_tables
 from replicator.model import ForeignKey, TableName, TableSchema
 from replicator.session import Session
 from replicator.tablestate import Found, State, TableState, read_tables, set_table
@@ -72,6 +73,9 @@ def prepare_tables(
         for table, place in places.items():
             if place.is_missing:
                 create_table(session, barrier, table)
+        merged = {table for table, place in places.items() if place.found is Found.ROWS}
+        others = [(table.source, table.target) for table in tables if table not in merged]
+        drop_keys_tables(session, barrier, lease.pipeline, others)
 
 
 def _recover(barrier: Barrier) -> None:

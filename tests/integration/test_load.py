@@ -15,8 +15,9 @@ import pytest
 from replicator.checkpoint import acquire
 from replicator.config import Endpoint, ExistingRows, Secret, Source, SourceType, TableRule, Tls, TlsMode
 from replicator.config.selection import SelectedTable, Selection
-from replicator.errors import DataError, SchemaMismatch, SourceError, TargetUnavailable
+from replicator.errors import DataError, SchemaMismatch, SnapshotLost, SourceError, TargetUnavailable
 from replicator.load import Loader, add_foreign_keys, prepare_tables
+from replicator.load.existing import find_keys_tables, forget_keys
 from replicator.model import Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, Snapshot
 from replicator.readers.mysql import MysqlReader
@@ -554,7 +555,10 @@ def test_existing_rows_are_merged_or_replaced(
 def test_a_load_beside_rows_of_others_dies_and_dies_again(
     source_account: Account, target_account: Account, rows: ExistingRows
 ) -> None:
-    """Each attempt finds what the earlier ones brought, changed and deleted at the source meanwhile."""
+    """Each attempt finds what the earlier ones brought, changed and deleted at the source meanwhile.
+
+    What the source deletes goes, whoever had it first: had the first attempt lived, the stream would have deleted it.
+    """
     make_existing(source_account, target_account)
     for death in range(2):
         with pipe(
@@ -563,9 +567,12 @@ def test_a_load_beside_rows_of_others_dies_and_dies_again(
             with pytest.raises(Killed):
                 both.run(workers=1)
             assert both.states["orders"].state is State.LOADING
-        run_at(source_account, f"UPDATE orders SET note = 'after death {death}' WHERE id % 2 = {death}")
-    if rows is ExistingRows.REPLACE:
-        run_at(source_account, "DELETE FROM orders WHERE id BETWEEN 20 AND 30")
+        run_at(
+            source_account,
+            f"UPDATE orders SET note = 'after death {death}' WHERE id % 2 = {death}",
+            f"DELETE FROM orders WHERE id BETWEEN {20 + 10 * death} AND {25 + 10 * death} OR id = {3 - death}",
+            f"UPDATE orders SET id = {5000 + death}, sku = 'moved-{death}' WHERE id = {40 + death}",
+        )
     with pipe(source_account, target_account, "orders", rows=rows) as both:
         both.run()
         columns = "id, customer_id, sku, price, note, created_at, weight"
@@ -574,8 +581,53 @@ def test_a_load_beside_rows_of_others_dies_and_dies_again(
         assert both.states["orders"].rows_loaded == len(source)
     kept = target_account.query("SELECT id, mine FROM orders WHERE mine IS NOT NULL ORDER BY id")
     others = [] if rows is ExistingRows.REPLACE else [(100001, 100001), (100002, 100002)]
-    assert kept == [(1, 1), (2, 2), (3, 3), *others]
+    assert kept == [(1, 1), *others]
     assert not target_account.query("SHOW TABLES LIKE '\\\\_replicator\\\\_keys%'")
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("rows", [ExistingRows.MERGE, ExistingRows.REPLACE])
+def test_a_snapshot_that_is_lost_beside_rows_of_others_leaves_nothing_behind(
+    mysql_source_account: Account, target_account: Account, rows: ExistingRows
+) -> None:
+    """The same run begins the table again: what its first attempt brought and the source deleted since is gone."""
+
+    def delete_and_lose(number: int) -> None:
+        if number == 3:
+            run_at(mysql_source_account, "DELETE FROM orders WHERE id BETWEEN 2 AND 9")
+            raise SnapshotLost("planted")
+
+    make_existing(mysql_source_account, target_account)
+    with pipe(mysql_source_account, target_account, "orders", rows=rows, interfere=delete_and_lose) as both:
+        both.run(workers=1)
+        assert both.reader.snapshots == 2
+        source, target = both.rows("SELECT id, note FROM orders WHERE id < 100000 ORDER BY id")
+        assert source == target
+    others = target_account.query("SELECT COUNT(*) FROM orders WHERE id > 100000")
+    assert others == [(0 if rows is ExistingRows.REPLACE else 2,)]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_a_forgotten_load_brought_beside_rows_of_others_is_theirs(
+    mysql_source_account: Account, target_account: Account
+) -> None:
+    """After `drop` nothing is known of it any more; another pipeline never knew."""
+    make_existing(mysql_source_account, target_account)
+    rows = ExistingRows.MERGE
+    with pipe(
+        mysql_source_account, target_account, "orders", rows=rows, interfere=die_in_the_third_chunk
+    ) as both:
+        with pytest.raises(Killed):
+            both.run(workers=1)
+        assert len(target_account.query("SHOW TABLES LIKE '\\\\_replicator\\\\_keys%'")) == 1
+        assert not find_keys_tables(both.session, "another", [(t.source, t.target) for t in both.tables])
+        forget_keys(both.session, both.lease.pipeline)
+        assert not target_account.query("SHOW TABLES LIKE '\\\\_replicator\\\\_keys%'")
+        run_at(mysql_source_account, "DELETE FROM orders WHERE id BETWEEN 10 AND 19")
+        both.reader._interfere = None
+        both.run()
+    kept = target_account.query("SELECT COUNT(*) FROM orders WHERE id BETWEEN 10 AND 19 OR id > 100000")
+    assert kept == [(12,)]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
