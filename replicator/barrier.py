@@ -1,9 +1,10 @@
-"""Statements that commit by themselves, fenced: DDL for load and pipeline, beside apply (SEMANTICS §4.5).
+"""Statements that commit by themselves, fenced: DDL for load and pipeline, TRUNCATE, beside apply (SEMANTICS §4.5).
 
 No transaction can hold a DDL and its checkpoint together. So it runs on a session that holds the pipeline's GET_LOCK
 (which dies with its session), after the epoch was checked there, and between two committed notes in ``_replicator_ddl``:
 what is about to run on a table of which fingerprint, and that it is done. After a crash ``recover`` compares the table with
-both and runs the statement, marks it done, or reports that it can be neither.
+both and runs the statement, marks it done, or reports that it can be neither. A catalog does not tell whether a TRUNCATE
+ran; the checkpoint does, for its batch is committed behind it: until then the stream brings it again (``repeat``).
 
 The fingerprint of a table (a hash of its catalog, "" when it is not there) is a function passed in; nothing here reads
 catalogs. Any thread may call; statements run one at a time.
@@ -18,6 +19,7 @@ from typing import NamedTuple, TypeVar
 from replicator.checkpoint import Lease, lock_name, run_fenced
 from replicator.config import Endpoint
 from replicator.errors import TargetError, TargetRetry, TargetUnavailable
+from replicator.refusals import REFERRED_TO
 from replicator.session import Session, build_delays, connect_patiently
 from replicator.sql import quote_text
 
@@ -25,6 +27,8 @@ T = TypeVar("T")
 Fingerprint = Callable[[Session, str], str]
 
 LOCK_SECONDS = 2
+"""How long an older process is waited for, and a table that the application uses: others queue behind who waits for it."""
+
 DDL_SECONDS = 24 * 3600.0
 """How long one statement may take: an index on a large table takes hours."""
 
@@ -90,6 +94,20 @@ class Barrier:
         with self._mutex:
             self._repeat(lambda session: self._run(session, wanted, checks=checks))
 
+    def repeat(self, target: str, statement: str, *, position: str) -> bool:
+        """Run a statement that a crash may bring again and that leaves the catalog as it is: a TRUNCATE.
+
+        Its batch must be committed after it. False, with nothing done, where the table is referred to by a foreign key,
+        and while another statement of this pipeline runs, which may take hours. Raises Fenced, TargetError.
+        """
+        wanted = _Wanted(target, statement, position, None)
+        if not self._mutex.acquire(blocking=False):
+            return False
+        try:
+            return self._repeat(lambda session: self._run_again(session, wanted))
+        finally:
+            self._mutex.release()
+
     def recover(self) -> list[Unsettled]:
         """Bring every statement that a crash left pending to its end; returns those that only a human can judge.
 
@@ -116,7 +134,24 @@ class Barrier:
             if (unsettled := self._settle(session, note)) is not None:
                 raise TargetError(str(unsettled), hint=_UNSETTLED_HINT)
 
+    def _run_again(self, session: Session, wanted: _Wanted) -> bool:
+        """One note a table is kept of such statements: sources empty their staging tables every night."""
+        session.run(b"SET SESSION lock_wait_timeout=%d" % LOCK_SECONDS)
+        session.set_foreign_key_checks(True)  # without, a table that others refer to would be emptied
+        forget = _build_forget(self._lease.pipeline, wanted)
+        run_fenced(session, self._lease, forget, _build_note(self._lease.pipeline, wanted, _REPEATED))
+        (note,) = (note for note in self._read_pending(session) if note.is_for(wanted))
+        try:
+            self._execute(session, note)
+        except TargetError as error:
+            if error.errno != REFERRED_TO:
+                raise
+            return False
+        self._mark(session, note, "done", None)
+        return True
+
     def _recover(self, session: Session) -> list[Unsettled]:
+        run_fenced(session, self._lease, _build_forget(self._lease.pipeline))
         found = [self._settle(session, note) for note in self._read_pending(session)]
         return [unsettled for unsettled in found if unsettled is not None]
 
@@ -257,6 +292,10 @@ _UNSETTLED_HINT = (
 )
 
 
+_REPEATED = "repeated"
+"""In place of the fingerprint before: the catalog does not tell whether it ran, and the stream brings it again."""
+
+
 def _prepare(session: Session) -> None:
     """Foreign keys to non-unique parents are legal at sources (SEMANTICS §8); servers before 8.4 have no such setting."""
     if session.query("SHOW SESSION VARIABLES LIKE 'restrict_fk_on_non_standard_key'"):
@@ -273,4 +312,13 @@ def _build_note(pipeline: str, wanted: _Wanted, before: str) -> bytes:
             *(quote_text(pipeline), quote_text(wanted.target), quote_text(wanted.position)),
             *(quote_text(wanted.statement), quote_text(before), expected),
         )
+    )
+
+
+def _build_forget(pipeline: str, wanted: _Wanted | None = None) -> bytes:
+    """Remove the notes of statements that the stream brings again: all that are pending, or all of one table."""
+    which = b"state='pending'" if wanted is None else b"target=%b" % quote_text(wanted.target)
+    return b"DELETE FROM _replicator_ddl WHERE pipeline=%b AND fingerprint_before=%b AND %b" % (
+        *(quote_text(pipeline), quote_text(_REPEATED)),
+        which,
     )

@@ -39,6 +39,10 @@ def quote_name(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 
+def build_truncate(schema: TableSchema) -> str:
+    return f"TRUNCATE TABLE {quote_name(schema.target)}"
+
+
 def build_create_table(schema: TableSchema, name: str | None = None) -> str:
     """The CREATE TABLE of ``schema.target``, or of a table called ``name``; without secondary indexes."""
     lines = [*_build_columns(schema), *(_build_index(i) for i in _first_indexes(schema))]

@@ -297,7 +297,10 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one target transaction applies: the changes of whole transactions, in source order, and their checkpoint."""
+    """What one target transaction applies: the changes of whole transactions, in source order, and their checkpoint.
+
+    ``truncated``: the one table that it empties, where it does nothing else.
+    """
 
     checkpoint: Checkpoint
     changes: Iterable[Changes]
@@ -307,3 +310,4 @@ class Batch:
     oldest_commit: int = 0  # commit time of the first transaction in it, µs, 0 when there is none
     newest_commit: int = 0
     spilled: bool = False
+    truncated: TableSchema | None = None

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ from replicator.sql import Limits
 from replicator.startup import Opened
 from replicator.stream import BatchLimits, Constrain, Emitted, Pause, Route, Settle, Stream
 from replicator.tablestate import State, StatusLine
+from replicator.truncation import truncate
 
 log = logging.getLogger("replicator")
 
@@ -76,6 +77,7 @@ class Pipeline:
         self._emitted = self._applied = 0
         self._applied_position = opened.position
         self._last_transactions = 0
+        self._blocked_by = ""
         self._frames: deque[tuple[float, int]] = deque(maxlen=RATE_FRAMES)
         self._to_prepare: Line[Emitted | _End] = Line(1, self._abort)
         self._to_apply: Line[Prepared | Pause | Constrain | Settle | _End] = Line(1, self._abort)
@@ -285,13 +287,26 @@ class Pipeline:
         self._applier.keepalive(None, now=True)
 
     def _apply_batch(self, prepared: Prepared) -> None:
-        applied = self._applier.apply(prepared)
         batch = prepared.batch
+        if batch.truncated is not None and self._truncate(batch.truncated, batch.checkpoint.position):
+            prepared = replace(prepared, packets=(), replan=None)
+        applied = self._applier.apply(prepared)
         self._applied += 1
         self._applied_position = batch.checkpoint.position
         self._last_transactions = batch.transactions
         self._metrics.add(batch, applied.counts, applied.conflicts)
         self._opened.reader.ack(batch.checkpoint.position)
+
+    def _truncate(self, table: TableSchema, position: Position) -> bool:
+        return truncate(
+            self._applier.committer, table, position, stop=self._stop, report=self._report_blocked
+        )
+
+    def _report_blocked(self, text: str) -> None:
+        """A statement that commits by itself waits: the status row says so, and a newcomer is heard of meanwhile."""
+        self._blocked_by = text
+        if text:
+            self._applier.keepalive(None, now=True)
 
     def _pause(self, pause: Pause) -> None:
         for name in pause.tables:
@@ -328,7 +343,12 @@ class Pipeline:
         return "paused" if all(s is State.PAUSED for s in self._states.values()) else "streaming"
 
     def _waiting_for(self) -> str:
-        return self._applier.waiting_for or self._opened.reader.is_waiting() or self._loader.waiting_for
+        return (
+            self._applier.waiting_for
+            or self._blocked_by
+            or self._opened.reader.is_waiting()
+            or self._loader.waiting_for
+        )
 
     def _build_status(self) -> StatusLine:
         return StatusLine(

@@ -25,6 +25,9 @@ _GRANTED = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENC
 NO_SUCH_THREAD = 1094
 NO_SUCH_TABLE = 1146
 LOCK_WAIT_TIMEOUT = 1205
+REFERRED_TO = 1701
+"""TRUNCATE of a table that a foreign key refers to."""
+
 _OUTAGES = frozenset(
     (
         *(2002, 2003, 2005, 2006, 2013, 2055),  # the client's: cannot connect, unresolved, gone, lost

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,7 @@ from replicator.model import (
     Transaction,
     UnseenCommit,
 )
+from replicator.parts import find_truncated, keep
 from replicator.slices import cut
 
 
@@ -119,13 +120,14 @@ class _StoppedTorn(Exception):
 class _Open:
     """The batch under construction."""
 
-    __slots__ = ("changes", "moved", "newest", "oldest", "rows", "since", "size", "transactions")
+    __slots__ = ("changes", "moved", "newest", "oldest", "rows", "since", "size", "transactions", "truncated")
 
     def __init__(self, since: float) -> None:
         self.changes: list[Changes] = []
         self.moved: dict[TableName, Position | None] = {}
         self.transactions = self.rows = self.size = self.oldest = self.newest = 0
         self.since = since
+        self.truncated: TableSchema | None = None
 
 
 class Stream:
@@ -229,6 +231,9 @@ class Stream:
                     self._take_slices(transaction)
                     return
                 transaction = self._filter(transaction)
+            if not transaction.size and (table := find_truncated(transaction)) is not None:
+                self._take_truncate(transaction, table)
+                return
             self._add(transaction)
         self._read = transaction.position
         batch = self._open
@@ -238,6 +243,15 @@ class Stream:
             self._flush(transaction if transaction.spilled else None)
         elif not batch.transactions & 31 and self._is_due() and self._is_free():
             self._flush()
+
+    def _take_truncate(self, transaction: Transaction, table: TableSchema) -> None:
+        """A batch of its own: of a large table it becomes a statement that commits by itself (SEMANTICS §4.5)."""
+        self._flush()
+        self._open.truncated = table
+        self._open.transactions += 1
+        self._add(transaction)
+        self._read = transaction.position
+        self._flush()
 
     def _take_slices(self, transaction: Transaction) -> None:
         """A transaction that is larger than one of the target's may be, or the rest of one that was cut off.
@@ -313,6 +327,7 @@ class Stream:
                 oldest_commit=batch.oldest,
                 newest_commit=batch.newest,
                 spilled=spilled is not None,
+                truncated=batch.truncated,
             )
         )
 
@@ -352,7 +367,7 @@ class Stream:
 
     def _filter(self, transaction: Transaction) -> Transaction:
         """The part of a transaction that goes on; what tables that load must wait for is kept aside."""
-        return _keep(transaction, self._set_aside(transaction))
+        return keep(transaction, self._set_aside(transaction))
 
     def _is_old(self, end: Position) -> bool:
         """Whether the stored position holds what ended there: that passes for tables that catch up alone, and always as a
@@ -430,15 +445,18 @@ class Stream:
         loaded = {route.table.source: route.own for route in routes if route.own is not None}
         for transaction in held.replay():
             passing = [name for name, own in loaded.items() if not own.includes(transaction.position)]
-            kept = _keep(transaction, frozenset(passing))
-            if kept.spilled:
+            kept = keep(transaction, frozenset(passing))
+            truncated = find_truncated(kept)
+            is_alone = kept.spilled or truncated is not None
+            if is_alone:
                 self._send_past()
+            self._open.truncated = truncated
             self._add(kept)
             self._open.transactions += 1
             for name in passing:
                 self._routes[name].own = self._open.moved[name] = kept.position
-            if kept.spilled:
-                self._send_past(kept)
+            if is_alone:
+                self._send_past(kept if kept.spilled else None)
             elif self._open.rows >= self._limits.rows or self._open.size >= self._limits.size:
                 self._send_past()
         self._send_past()
@@ -490,25 +508,3 @@ def _is_level(routes: Sequence[Route]) -> bool:
     if first is None:
         return not any(owns)
     return all(own is not None and own.covers(first) and first.covers(own) for own in owns)
-
-
-def _keep(transaction: Transaction, tables: frozenset[TableName]) -> Transaction:
-    """The part of a transaction that concerns ``tables``."""
-    changes = Passing(transaction.changes, tables)
-    rows = size = 0
-    for part in changes:
-        rows += part.rows
-        size += part.size
-    kept: Iterable[Changes] = changes if transaction.spilled else list(changes)
-    return transaction._replace(changes=kept, rows=rows, size=size)
-
-
-@dataclass(frozen=True, slots=True)
-class Passing:
-    """The changes of some tables in a transaction; can be iterated again."""
-
-    changes: Iterable[Changes]
-    tables: frozenset[TableName]
-
-    def __iter__(self) -> Iterator[Changes]:
-        return (c for c in self.changes if c.table.source in self.tables)

@@ -55,11 +55,20 @@ class Writer:
     """One connection that writes until it is told to stop; the same seed does the same to the same rows.
 
     ``branches``: XA transactions stay prepared while others commit. They write to a table of their own: one that held the
-    counter's row would hold up all others.
+    counter's row would hold up all others. ``truncates``: one table is emptied now and then.
     """
 
-    def __init__(self, server: Server, database: str, seed: int, branches: Branches | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        database: str,
+        seed: int,
+        branches: Branches | None = None,
+        *,
+        truncates: bool = False,
+    ) -> None:
         self._branches = branches
+        self._truncates = truncates
         self._connection = server.connect(database=database, autocommit=False)
         self._random = random.Random(seed)
         self._committed = threading.Condition()
@@ -88,6 +97,8 @@ class Writer:
         if self._branches is not None:
             self._write_branch(self._branches)
         cursor = self._connection.cursor()
+        if self._truncates and self._random.random() < 0.1:
+            cursor.execute("TRUNCATE TABLE tags")
         try:
             cursor.execute("UPDATE counter SET n = n + 1 WHERE id = 1")
             cursor.execute("INSERT INTO log SELECT n, CONCAT('commit ', n) FROM counter")
@@ -213,14 +224,14 @@ class Writer:
 
 @contextlib.contextmanager
 def writing(
-    server: Server, database: str, seed: int, *, pace: float = 0.0, xa: bool = False
+    server: Server, database: str, seed: int, *, pace: float = 0.0, xa: bool = False, truncates: bool = False
 ) -> Iterator[Writer]:
     """A writer at work in the background, see ``Writer.run``; its failure is raised at the end.
 
-    ``xa``: with XA transactions; those that are left are rolled back at the end.
+    ``xa``: with XA transactions; those that are left are rolled back at the end. ``truncates``: see ``Writer``.
     """
     branches = Branches(server, database)
-    writer = Writer(server, database, seed, branches if xa else None)
+    writer = Writer(server, database, seed, branches if xa else None, truncates=truncates)
     stop = threading.Event()
     failures: list[BaseException] = []
 

@@ -16,7 +16,20 @@ from typing import Any, NoReturn
 
 import pymysql.connections
 
-from replicator import apply, cli, held, load, pipeline, prepare, runner, session, spill, stream
+from replicator import (
+    apply,
+    barrier,
+    cli,
+    held,
+    load,
+    pipeline,
+    prepare,
+    runner,
+    session,
+    spill,
+    stream,
+    truncation,
+)
 from replicator.load import chunk
 from replicator.readers import mysql, mysql_snapshot, transactions
 
@@ -143,6 +156,16 @@ def _between_small_slices(point: Point) -> None:
     _between_slices(point)
 
 
+def _truncating(plant: Plant) -> Plant:
+    """Every table with a row is large enough for a TRUNCATE of its own."""
+
+    def planted(point: Point) -> None:
+        truncation.FEW_ROWS = 0  # type: ignore[misc]
+        plant(point)
+
+    return planted
+
+
 def _is_batch(packet: object) -> bool:
     """A whole batch of the stream that holds rows; names of mirrored tables alone are quoted."""
     return (
@@ -194,6 +217,8 @@ POINTS: dict[str, Plant] = {
     "mid-packet": _in_mid_packet,
     "commit-unanswered": _commit_unanswered,
     "before-ack": _before(mysql.MysqlReader, "ack"),
+    "before-truncate": _truncating(_before(barrier.Barrier, "_execute")),
+    "after-truncate": _truncating(_after(barrier.Barrier, "repeat")),
     "shutdown": _before(apply.Applier, "close"),
 }
 

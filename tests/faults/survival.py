@@ -44,6 +44,10 @@ LOADING = {
 """Points of a first start; the others are reached after a load just as well."""
 
 
+TRUNCATING = {"before-truncate", "after-truncate"}
+"""Points that only a TRUNCATE at the source reaches."""
+
+
 MOST_VISITS = {
     "before-snapshot": 1,
     "after-snapshot": 1,
@@ -80,7 +84,8 @@ def survive(ends: Ends, deaths: list[tuple[str, int]], seed: int) -> None:
     pipeline = write_pipeline(ends.folder, source, ends.target)
     if deaths[0][0] not in LOADING:
         pipeline.must("load", "FILE")
-    with writing(source.server, source.database, seed, pace=PACE, xa=True) as writer:
+    truncates = any(point in TRUNCATING for point, _ in deaths)
+    with writing(source.server, source.database, seed, pace=PACE, xa=True, truncates=truncates) as writer:
         writer.wait(10)
         for point, times in deaths:
             die(pipeline, point, times)

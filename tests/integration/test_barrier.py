@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.accounts import Account, make_target_account
 from tests.targets import build_endpoint, wait_until
 
 ADD = "ALTER TABLE t ADD COLUMN b INT"
+EMPTY = "TRUNCATE TABLE `t`"
 
 
 @pytest.fixture
@@ -259,3 +261,75 @@ def test_foreign_keys_to_parents_without_a_unique_key_can_be_made(
     barrier.run("p", "CREATE TABLE p (id INT PRIMARY KEY, v INT, KEY (v))")
     barrier.run("t", "ALTER TABLE t ADD FOREIGN KEY (id) REFERENCES p (v)", checks=False)
     assert "FOREIGN KEY" in target_account.query("SHOW CREATE TABLE t")[0][1]
+
+
+def test_a_repeated_statement_keeps_one_note(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    barrier = open_barrier(lease)
+    for number in range(2):
+        target_account.query("INSERT INTO t VALUES (1), (2)")
+        assert barrier.repeat("t", EMPTY, position=f"p{number}")
+        assert target_account.query("SELECT * FROM t") == []
+        assert read_notes(target_account) == [("t", EMPTY, f"p{number}", "done")]
+
+
+def test_a_table_that_is_referred_to_is_not_emptied(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    target_account.query("CREATE TABLE child (id INT PRIMARY KEY, FOREIGN KEY (id) REFERENCES t (id))")
+    target_account.query("INSERT INTO t VALUES (1)")
+    assert not open_barrier(lease).repeat("t", EMPTY, position="p1")
+    assert target_account.query("SELECT * FROM t") == [(1,)]
+    assert read_notes(target_account) == [("t", EMPTY, "p1", "failed")]
+
+
+def test_a_repeated_statement_does_not_wait_for_another_one_of_the_pipeline(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    """An index of a table that loads takes hours; the stream goes on meanwhile."""
+    first, second = open_barrier(lease), open_barrier(lease)
+    with target_account.connect(autocommit=False) as app, app.cursor() as cursor:
+        cursor.execute("SELECT * FROM t")
+        thread = threading.Thread(target=first.run, args=("t", ADD))
+        thread.start()
+        wait_until(lambda: read_notes(target_account) == [("t", ADD, "", "pending")])
+        assert not second.repeat("t", EMPTY, position="p1")
+        app.rollback()
+        thread.join(30)
+
+
+def test_a_repeated_statement_waits_for_a_lock_in_short_turns_and_says_so(
+    lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    """Whoever comes to the table while it waits stands behind it: not for longer than a turn."""
+    said: list[str] = []
+    barrier = open_barrier(lease, report=said.append)
+    target_account.query("INSERT INTO t VALUES (1)")
+    with target_account.connect(autocommit=False) as app, app.cursor() as cursor:
+        cursor.execute("SELECT * FROM t")
+        thread = threading.Thread(target=barrier.repeat, args=("t", EMPTY), kwargs={"position": "p1"})
+        begun = time.monotonic()
+        thread.start()
+        wait_until(lambda: any("1205" in text for text in said))
+        assert time.monotonic() - begun < 2 * LOCK_SECONDS + 1
+        target_account.query("INSERT INTO t VALUES (2)")  # between two turns
+        app.rollback()
+        thread.join(30)
+    assert target_account.query("SELECT * FROM t") == []
+
+
+def test_recover_leaves_a_repeated_statement_to_the_stream(
+    session: Session, lease: Lease, open_barrier: Open, target_account: Account
+) -> None:
+    """Whoever wrote to the table since, under a file that mirrors it no longer, keeps his rows."""
+    session.execute(
+        "INSERT INTO _replicator_ddl (pipeline, target, position, statement, fingerprint_before, state, started_at) "
+        "VALUES ('shop', 't', 'p1', %s, 'repeated', 'pending', NOW(6))",
+        EMPTY,
+    )
+    session.commit()
+    target_account.query("INSERT INTO t VALUES (1)")
+    assert open_barrier(lease).recover() == []
+    assert target_account.query("SELECT * FROM t") == [(1,)]
+    assert read_notes(target_account) == []

@@ -19,6 +19,7 @@ PURE = {
     "foreignkeys",
     "stream",
     "held",
+    "parts",
     "slices",
     "spill",
     "jsonnumber",

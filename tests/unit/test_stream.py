@@ -114,10 +114,40 @@ def test_transactions_of_unselected_tables_move_the_position_after_a_while() -> 
     assert [(b.rows, str(b.checkpoint.position)) for b in bench.run(items())] == [(0, "memory:1")]
 
 
-def test_a_truncate_alone_is_a_batch() -> None:
+def truncate(number: int) -> Transaction:
+    return build_transaction(number, Changes(A, Op.TRUNCATE, (), ()))
+
+
+def test_a_truncate_is_a_batch_of_its_own_that_says_so() -> None:
     bench = Bench(Route(A, settled=True))
-    batches = bench.run(read_items([build_transaction(1, Changes(A, Op.TRUNCATE, (), ()))]))
-    assert [part.op for part in batches[0].changes] == [Op.TRUNCATE]
+    batches = bench.run([insert(1, "a"), insert(2, "a"), truncate(3), insert(4, "a")])
+    assert [(str(b.checkpoint.position), b.truncated) for b in batches] == [
+        ("memory:2", None),
+        ("memory:3", A),
+        ("memory:4", None),
+    ]
+    assert [part.op for part in batches[1].changes] == [Op.TRUNCATE]
+
+
+def test_a_truncate_of_a_table_that_catches_up_is_a_batch_of_its_own_too() -> None:
+    """Held while the table loaded; the table's own position moves with it."""
+    bench = Bench(Route(A, held=Held([A])))
+
+    def items() -> Iterator[StreamItem]:
+        yield from [insert(1, "a"), insert(2, "a"), truncate(3), insert(4, "a")]
+        bench.stream.table_loaded(A.source, MemoryPosition(1))
+        yield Idle(MemoryPosition(4))
+
+    moved = [(b.truncated, dict(b.checkpoint.tables)) for b in bench.run(items()) if b.rows]
+    assert [truncated for truncated, _ in moved] == [None, A, None]
+    assert [tables[A.source] for _, tables in moved] == [MemoryPosition(n) for n in (2, 3, 4)]
+
+
+def test_a_truncate_that_a_table_holds_already_is_passed_over() -> None:
+    bench = Bench(Route(A, own=MemoryPosition(3)), position=1, read_from=1)
+    batches = bench.run([truncate(2), insert(4, "a")])
+    assert [batch.truncated for batch in batches] == [None] * len(batches)
+    assert rows_of(batches, "a") == [4]
 
 
 def test_a_spilled_transaction_is_a_batch_of_its_own_behind_what_came_before() -> None:
