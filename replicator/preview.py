@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from replicator import ddl, target
-from replicator.check.verdict import Verdict, judge
+from replicator.check.verdict import Judge, Verdict
 from replicator.config import PipelineConfig
 from replicator.config.selection import SelectedTable, select
 from replicator.console import format_count, open_console
@@ -23,7 +23,7 @@ from replicator.model import TableName, TableSchema
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
 from replicator.session import SQL_MODE, Session
-from replicator.tablestate import TableState, read_known_tables
+from replicator.tablestate import read_known_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,11 @@ class _Builder:
         schemas = self._reader.describe({table.source: table.target for table in selection.tables})
         existing = target.read_tables(self._session, [schema.target for schema in schemas])
         states = {state.source: state for state in read_known_tables(self._session, self._config.pipeline)}
+        judge = Judge.of(self._session, schemas, self._reader)
         previews = tuple(
-            self._build_table(schema, table, existing.get(schema.target), states.get(table.source))
+            self._build_table(
+                judge.judge(schema, table, existing.get(schema.target), states.get(table.source)), table
+            )
             for schema, table in zip(schemas, selection.tables, strict=True)
         )
         reasons = find_check_reasons(
@@ -133,14 +136,7 @@ class _Builder:
         """Whether the target has the variable that forbids foreign keys to parents that are not unique."""
         return bool(self._session.query("SHOW VARIABLES LIKE 'restrict_fk_on_non_standard_key'"))
 
-    def _build_table(
-        self,
-        schema: TableSchema,
-        selected: SelectedTable,
-        existing: target.TargetTable | None,
-        state: TableState | None,
-    ) -> TablePreview:
-        verdict = judge(self._session, schema, selected, existing, state)
+    def _build_table(self, verdict: Verdict, selected: SelectedTable) -> TablePreview:
         return TablePreview(verdict, self._describe_load(verdict, selected))
 
     def _describe_load(self, verdict: Verdict, selected: SelectedTable) -> str:

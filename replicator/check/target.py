@@ -10,7 +10,7 @@ from replicator.check.checklist import Findings
 from replicator.check.grants import missing, privileges_on
 from replicator.check.probe import TARGET_GRANT, Probe
 from replicator.check.source import Source, Tables, parse_version
-from replicator.check.verdict import Verdict, judge
+from replicator.check.verdict import Judge, Verdict
 from replicator.config import ExistingRows, PipelineConfig
 from replicator.config.selection import SelectedTable
 from replicator.errors import ReplicatorError, TargetError
@@ -51,7 +51,7 @@ def check_target(
             findings.passed("target.session", subject, "takes and keeps the settings of a run")
             _check_stored(findings, config, session, source.reader)
             if is_able:
-                _check_tables(findings, config, session, tables)
+                _check_tables(findings, config, session, tables, source.reader)
     except TargetError as error:
         findings.failed("target.session", subject, error.message, error.hint or "see the target's error log")
 
@@ -231,20 +231,22 @@ def _check_position(findings: Findings, status: Status, reader: Reader) -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _check_tables(findings: Findings, config: PipelineConfig, session: Session, tables: Tables) -> None:
+def _check_tables(
+    findings: Findings, config: PipelineConfig, session: Session, tables: Tables, reader: Reader | None
+) -> None:
     """What a run would say of each selected table, in its place at the target."""
-    if tables.selection is None or not tables.schemas:
+    if tables.selection is None or not tables.schemas or reader is None:
         return
+    judge = Judge.of(session, tables.schemas, reader)
     chosen = {table.source: table for table in tables.selection.tables}
     existing = target.read_tables(session, [schema.target for schema in tables.schemas])
     states = {state.source: state for state in read_known_tables(session, config.pipeline)}
     for schema in tables.schemas:
         if not schema.key:
             continue  # said already
-        selected, state = chosen[schema.source], states.get(schema.source)
-        _report_verdict(
-            findings, judge(session, schema, selected, existing.get(schema.target), state), selected
-        )
+        selected, found = chosen[schema.source], existing.get(schema.target)
+        verdict = judge.judge(schema, selected, found, states.get(schema.source))
+        _report_verdict(findings, verdict, selected)
     session.rollback()
 
 

@@ -6,16 +6,20 @@ which refuse for the same reasons when it comes to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from replicator import target
 from replicator.config import ExistingRows
 from replicator.config.selection import SelectedTable
 from replicator.errors import SchemaMismatch
-from replicator.model import TableSchema
+from replicator.foreignkeys import build_inseparable
+from replicator.model import TableName, TableSchema
+from replicator.readers.base import Reader
 from replicator.session import Session
-from replicator.tablestate import TableState
+from replicator.tablestate import State, TableState
+from replicator.targetkeys import find_key_faults
 
 
 class Fault(NamedTuple):
@@ -40,26 +44,52 @@ class Verdict:
     remarks: list[tuple[str, str]] = field(default_factory=list)
 
 
-def judge(
-    session: Session,
-    schema: TableSchema,
-    selected: SelectedTable,
-    existing: target.TargetTable | None,
-    state: TableState | None,
-) -> Verdict:
-    """Decide about one table; ``schema`` is the source's now, ``state`` what is stored of it."""
-    state = state and state.as_of(schema.target)
-    if state is not None and state.is_kept:
-        verdict = _judge_kept(schema, selected, existing, state)
-    elif not schema.key:
-        verdict = Verdict(schema, "refuse", [build_keyless(schema)])
-    elif existing is None:
-        verdict = _judge_missing(session, schema, selected)
-    else:
-        verdict = _judge_existing(session, schema, selected, existing, state)
-    if verdict.faults:
-        verdict.action = "refuse"
-    return verdict
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Decides about tables one by one. ``tables`` are all that are selected, as the source has them now; ``cascading``
+    those of them that depend on what the target's own foreign keys do, for the source does not log it."""
+
+    session: Session
+    tables: Mapping[TableName, TableSchema]
+    cascading: frozenset[TableName]
+
+    @classmethod
+    def of(cls, session: Session, schemas: Sequence[TableSchema], reader: Reader) -> Self:
+        sets = build_inseparable(schemas, cascades_logged=reader.foreign_key_cascades_logged())
+        return cls(session, {s.source: s for s in schemas}, frozenset[TableName]().union(*sets))
+
+    def judge(
+        self,
+        schema: TableSchema,
+        selected: SelectedTable,
+        existing: target.TargetTable | None,
+        state: TableState | None,
+    ) -> Verdict:
+        """``schema`` is the source's now, ``state`` what is stored of it."""
+        state = state and state.as_of(schema.target)
+        if state is not None and state.is_kept:
+            verdict = _judge_kept(schema, selected, existing, state)
+        elif not schema.key:
+            verdict = Verdict(schema, "refuse", [build_keyless(schema)])
+        elif existing is None:
+            verdict = _judge_missing(self.session, schema, selected)
+        else:
+            verdict = _judge_existing(self.session, schema, selected, existing, state)
+        if existing is not None and not verdict.faults:
+            verdict.faults += self._judge_keys(verdict.schema, existing, state)
+        if verdict.faults:
+            verdict.action = "refuse"
+        return verdict
+
+    def _judge_keys(
+        self, schema: TableSchema, existing: target.TargetTable, state: TableState | None
+    ) -> list[Fault]:
+        if schema.source not in self.cascading or (state is not None and state.state is State.PAUSED):
+            return []
+        faults = find_key_faults(schema, existing, self.tables, state)
+        return [
+            Fault("target.table", "", fault.message, f"{fault.fix};    -- at the target") for fault in faults
+        ]
 
 
 def _judge_kept(

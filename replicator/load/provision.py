@@ -23,6 +23,7 @@ from replicator.load.existing import drop_keys_tables
 from replicator.model import ForeignKey, TableName, TableSchema
 from replicator.session import Session
 from replicator.tablestate import Found, State, TableState, read_tables, set_table
+from replicator.targetkeys import find_key_faults
 
 DELETE_ROWS = 20_000
 
@@ -94,7 +95,8 @@ def _find_places(
     selection: Selection,
     cascading: Collection[TableName],
 ) -> dict[TableSchema, _Place]:
-    """What was found in the place of each table that is to be loaded."""
+    """What was found in the place of each table that is to be loaded; those that are loaded are compared once more where
+    they depend on the target's own keys."""
     states = {state.source: state for state in read_tables(session, lease.pipeline)}
     options = {table.source: table for table in selection.tables}
     target.check_names(session, tables)
@@ -104,11 +106,12 @@ def _find_places(
     for table in tables:
         with _gather(faults):
             state = states[table.source]
-            place = _find_place(session, table, state.as_of(table.target), existing.get(table.target))
+            stored, found = state.as_of(table.target), existing.get(table.target)
+            place = _find_place(session, table, stored, found)
+            if found is not None and table.source in cascading and state.state is not State.PAUSED:
+                faults += _find_key_faults(table, found, tables, stored)
             if place is None:
                 continue
-            if table.source in cascading and place.found is not Found.MISSING:
-                _refuse_keyless_child(table, existing[table.target], tables)
             option = options[table.source]
             _refuse_place(table, place, create=option.create, rows=option.existing_rows)
             places[table] = place._replace(is_new=state.target != table.target)
@@ -166,34 +169,14 @@ def _refuse_place(table: TableSchema, place: _Place, *, create: bool, rows: Exis
         )
 
 
-def _refuse_keyless_child(
-    table: TableSchema, existing: target.TargetTable, tables: Sequence[TableSchema]
-) -> None:
-    """A table of other making must have the keys whose cascades the source does not log: only they do that work."""
+def _find_key_faults(
+    table: TableSchema, existing: target.TargetTable, tables: Sequence[TableSchema], state: TableState
+) -> Iterator[_Fault]:
+    """A table that depends on what the target's own keys do must have them, whoever made it and whenever it was loaded."""
     selected = {other.source: other for other in tables}
-    made = {(key.parent.lower(), key.columns): key for key in existing.foreign_keys}
-    for key in table.foreign_keys:
-        if not key.cascades or key.parent not in selected:
-            continue
-        parent = selected[key.parent].target
-        found = made.get((parent.lower(), tuple(map(str.lower, key.columns))))
-        rules = (target.plain_rule(key.on_delete), target.plain_rule(key.on_update))
-        if found is not None and found[3:] == rules:
-            continue
-        wanted = "; ".join(ddl.build_foreign_keys(replace(table, foreign_keys=(key,)), selected))
-        if found is None:
-            raise SchemaMismatch(
-                f"{table.target}: it lacks the foreign key {key.name} to {parent}, and the source does not log what that"
-                " key does",
-                hint=f"at the target: {wanted}",
-            )
-        drop = f"ALTER TABLE {ddl.quote_name(table.target)} DROP FOREIGN KEY {ddl.quote_name(found.name)}"
-        raise SchemaMismatch(
-            f"{table.target}: its foreign key {found.name} to {parent} is ON DELETE {found.on_delete} ON UPDATE"
-            f" {found.on_update}, the source's is ON DELETE {rules[0]} ON UPDATE {rules[1]}, and the source does not"
-            " log what that key does",
-            hint=f"at the target: {drop}; {wanted}",
-        )
+    remedy = "; where that is refused (1452), it missed a cascade: `drop` the pipeline, then load anew"
+    for fault in find_key_faults(table, existing, selected, state):
+        yield _Fault(fault.message, f"at the target: {fault.fix}{remedy if state.is_loaded else ''}")
 
 
 # --- creating and emptying --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -140,6 +141,59 @@ def test_a_target_key_that_cascades_where_the_source_has_none_is_refused(
     done = pipeline.run("load", "FILE")
     assert done.returncode == 5, done.stdout + done.stderr
     assert "child_parent to parent is not at the source, and its cascades" in " ".join(done.stderr.split())
+
+
+def read_fixes(pipeline: PipelineFile) -> list[str]:
+    """The fixes of `check` for target tables, each as an administrator pastes it."""
+    answer = json.loads(pipeline.must("check", "FILE", "--json", exit_code=3))
+    return [
+        item["fix"] for item in answer["checks"] if (item["id"], item["status"]) == ("target.table", "fail")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("meddle", "said"),
+    [
+        (
+            "ALTER TABLE child DROP FOREIGN KEY child_parent",
+            "child: it lacks the foreign key child_parent to parent",
+        ),
+        (
+            "ALTER TABLE child DROP FOREIGN KEY child_parent; ALTER TABLE child ADD CONSTRAINT child_parent"
+            " FOREIGN KEY (parent_id) REFERENCES parent (id) ON DELETE SET NULL ON UPDATE CASCADE",
+            "is ON DELETE SET NULL ON UPDATE CASCADE, the source's is ON DELETE CASCADE ON UPDATE CASCADE",
+        ),
+        (
+            "ALTER TABLE parent ADD CONSTRAINT theirs FOREIGN KEY (id) REFERENCES other (id) ON DELETE CASCADE",
+            "parent: its foreign key theirs to other is not at the source, and its cascades",
+        ),
+    ],
+    ids=["dropped", "changed", "added"],
+)
+def test_a_key_that_somebody_meddles_with_after_the_load_ends_the_next_start(
+    pipeline: PipelineFile, source_account: Account, target_account: Account, meddle: str, said: str
+) -> None:
+    """Before any change is read: what the target's key does not do, nobody would ever do."""
+    name = source_account.database
+    write(source_account, "INSERT INTO other VALUES (1), (2), (3)")
+    pipeline.must("load", "FILE")
+    write(target_account, meddle)
+    write(source_account, "DELETE FROM parent WHERE id = 3")
+    if logs_cascades(source_account):
+        pipeline.must("run", "FILE", "--until-current")
+    else:
+        position = pipeline.status()["position"]
+        done = pipeline.run("run", "FILE", "--until-current")
+        assert done.returncode == 5, done.stdout + done.stderr
+        assert said in " ".join(done.stderr.split())
+        assert pipeline.status()["position"] == position
+        fixes = read_fixes(pipeline)
+        assert pipeline.run("plan", "FILE").returncode == 5
+        assert len(fixes) == 1
+        write(target_account, fixes[0])
+        pipeline.must("check", "FILE")
+        pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source_account.server, name, target_account.server, target_account.database)
 
 
 def test_a_child_whose_cascading_parent_is_not_mirrored_is_refused_where_nobody_logs_it(
