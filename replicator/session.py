@@ -27,6 +27,7 @@ from pymysql.constants import CLIENT, COMMAND
 from replicator.config import CONNECT_TIMEOUT, Endpoint, connect_options
 from replicator.errors import TargetError, TargetRetry, TargetUnavailable
 from replicator.refusals import NO_SUCH_THREAD, raise_classified
+from replicator.stranger import GARBAGE, find_stranger
 from replicator.tls import assert_encrypted
 
 SQL_MODE = (
@@ -245,15 +246,16 @@ def _open(endpoint: Endpoint, loads: bool, connect_seconds: int) -> Any:
         connection.connect(_open_socket(endpoint, connect_seconds))
     except OSError as error:
         raise _unreachable(endpoint, error) from None
-    except pymysql.MySQLError as error:
+    except (pymysql.MySQLError, *GARBAGE) as error:
         cause = getattr(error, "original_exception", None)
         if isinstance(cause, OSError):
             raise _unreachable(endpoint, cause) from None
-        if isinstance(error, pymysql.err.InternalError) and isinstance(error.args[0], str):
-            raise TargetError(
-                f"{endpoint.address}: what answers there does not speak MySQL: {error.args[0]}",
-                hint="correct target.port",
-            ) from None
+        stranger = find_stranger(connection, error, endpoint.host, endpoint.port)
+        if stranger is not None:
+            kind = TargetError if stranger.is_certain else TargetUnavailable
+            raise kind(f"{endpoint.address}: {stranger.message}", hint="correct target.port") from None
+        if not isinstance(error, pymysql.MySQLError):
+            raise
         raise_classified(error, 0, f"{endpoint.address}: ")
     return connection
 

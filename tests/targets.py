@@ -127,10 +127,11 @@ class Line:
 
 
 class Stranger:
-    """A server of another protocol, which says its greeting to everybody and waits for an answer."""
+    """A server of another protocol: it greets everybody, or waits a moment for them to speak first and ``answer``s."""
 
-    def __init__(self, greeting: bytes) -> None:
+    def __init__(self, greeting: bytes, *, answer: bytes = b"") -> None:
         self._greeting = greeting
+        self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -139,8 +140,14 @@ class Stranger:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                client.sendall(self._greeting)
-                client.close()
+                client.settimeout(0.5)
+                with (
+                    client,
+                    contextlib.suppress(OSError),
+                ):  # it does not wait long for a client that says nothing
+                    client.sendall(self._greeting)
+                    if self._answer and client.recv(1024):
+                        client.sendall(self._answer)
 
     def __enter__(self) -> Stranger:
         return self

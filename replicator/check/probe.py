@@ -19,6 +19,7 @@ import pymysql
 
 from replicator.config import Endpoint, connect_options
 from replicator.errors import ConfigError
+from replicator.stranger import GARBAGE, Stranger, find_stranger
 from replicator.tls import negotiated
 
 CONNECT_SECONDS: Final = 5
@@ -150,13 +151,26 @@ def _login(found: Probe, side: str) -> Failure | None:
         found.connection.connect(found.socket)  # a second connect that says nothing would count as an attack
     except ConfigError as error:
         return Failure("tls", error.message, f"correct {side}.tls")
-    except (pymysql.MySQLError, OSError) as error:
-        return _explain_login(error, endpoint, side)
+    except (pymysql.MySQLError, OSError, *GARBAGE) as error:
+        stranger = find_stranger(found.connection, error, endpoint.host, endpoint.port)
+        return (
+            _explain_stranger(stranger, endpoint, side) if stranger else _explain_login(error, endpoint, side)
+        )
     found.tls = negotiated(found.connection)
     return None
 
 
-def _explain_login(error: pymysql.MySQLError | OSError, endpoint: Endpoint, side: str) -> Failure:
+def _explain_stranger(stranger: Stranger, endpoint: Endpoint, side: str) -> Failure:
+    if stranger.is_certain:
+        fix = f"nc -w 2 {endpoint.host} {endpoint.port}    # then correct {side}.port"
+    else:
+        fix = (
+            f"{_client(endpoint)}    # again in a minute; see the {side}'s error log, or correct {side}.port"
+        )
+    return Failure("login", stranger.message, fix)
+
+
+def _explain_login(error: Exception, endpoint: Endpoint, side: str) -> Failure:
     cause = getattr(error, "original_exception", error)
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
@@ -167,11 +181,6 @@ def _explain_login(error: pymysql.MySQLError | OSError, endpoint: Endpoint, side
     if code == 1130:
         fix = f"CREATE USER '{endpoint.user}'@'%' IDENTIFIED BY '…';    -- at the {side}, with the file's password"
         return Failure("login", f"{text} (error {code})", fix)
-    if isinstance(cause, pymysql.err.InternalError) and not code:
-        message = f"what answers at port {endpoint.port} does not speak MySQL: {text}"
-        return Failure(
-            "login", message, f"nc -w 2 {endpoint.host} {endpoint.port}    # then correct {side}.port"
-        )
     if code in _CROWDED:
         return Failure("login", f"{text} (error {code})", _CROWDED[code].format(user=endpoint.user))
     if isinstance(cause, OSError) or code in (2002, 2003, 2013):

@@ -19,7 +19,7 @@ from rich.text import Text
 from replicator.check.checklist import Findings, Outcome
 from replicator.check.probe import Probe, probe
 from replicator.check.source import Source, check_source, describe_selected
-from replicator.check.target import check_target
+from replicator.check.target import check_target, report_unseen
 from replicator.config import PipelineConfig, load
 from replicator.errors import ConfigError
 
@@ -91,6 +91,8 @@ def check_pipeline(findings: Findings, config: PipelineConfig) -> None:
         _report_endpoint(findings, target, "target")
         if target.failure is None:
             check_target(findings, config, target, found, tables)
+        else:
+            report_unseen(findings, tables)
 
 
 def _folds_names(target: Probe) -> bool:

@@ -20,6 +20,7 @@ from replicator.tablestate import Status, read_known_tables
 
 OLDEST = (8, 0, 20)
 SMALL_PACKET = 16 << 20
+_BY_HAND = "replicator plan FILE --ddl    # to make it otherwise by hand"
 
 _VARIABLES = (
     "version",
@@ -42,7 +43,7 @@ def check_target(
     subject = f"target {config.target.address}"
     variables = _read_variables(found)
     if not _check_version(findings, variables, subject):
-        return
+        return report_unseen(findings, tables)
     is_able = _check_grants(findings, config, found, subject)
     _check_writable(findings, variables, subject)
     _check_settings(findings, variables, subject)
@@ -52,8 +53,26 @@ def check_target(
             _check_stored(findings, config, session, source.reader)
             if is_able:
                 _check_tables(findings, config, session, tables, source.reader)
+            else:
+                report_unseen(findings, tables)
     except TargetError as error:
+        report_unseen(findings, tables)
         findings.failed("target.session", subject, error.message, error.hint or "see the target's error log")
+
+
+def report_unseen(findings: Findings, tables: Tables) -> None:
+    """Where the target cannot be asked: what its tables are made of tells the source; the rest is said to be untold."""
+    if not tables.schemas:
+        return
+    for schema in tables.schemas:
+        for note in schema.notes:
+            findings.warned("tables.differences", f"target table {schema.target}", note, _BY_HAND)
+    findings.warned(
+        "target.table",
+        f"{len(tables.schemas)} target tables",
+        "not compared: the target could not be asked; what is there already may differ in other ways",
+        "replicator check FILE    # again, once what failed at the target is mended",
+    )
 
 
 # --- the server -------------------------------------------------------------------------------------------------------
@@ -266,7 +285,7 @@ def _report_verdict(findings: Findings, verdict: Verdict, selected: SelectedTabl
     for column, text in verdict.remarks:
         check = "tables.differences" if verdict.action == "create" else "target.table"
         where = f"{subject}, column {column}" if column else subject
-        findings.warned(check, where, text, "replicator plan FILE --ddl    # to make it otherwise by hand")
+        findings.warned(check, where, text, _BY_HAND)
     if verdict.action == "refuse":
         return
     findings.passed("target.table", subject, _WORDS[verdict.action].format(source=selected.source))

@@ -32,13 +32,12 @@ from replicator.readers.gtid import (
 from replicator.readers.mysql_query import fetch
 from replicator.readers.selected import Counters, Selection
 from replicator.readers.transactions import BACKWARDS, LATER, SPILL_BYTES, Transactions
-from replicator.readers.transport import Link, Replica, explain, open_link
+from replicator.readers.transport import HANDSHAKE_SECONDS, Link, Replica, explain, open_link, open_session
 from replicator.readers.xa import OldBranches, Undecided
 from replicator.tls import assert_encrypted
 
 log = logging.getLogger("replicator")
 
-HANDSHAKE_SECONDS: Final = 30
 IDLE_SECONDS: Final = 2.0  # how long a session for questions is kept for the next one
 FIRST_DELAY: Final = 0.2  # seconds before the first reconnect; doubles up to LONGEST_DELAY
 LONGEST_DELAY: Final = 15.0
@@ -97,10 +96,7 @@ class MysqlReader:
 
     def _connect(self, **more: object) -> pymysql.Connection[Any]:
         options = connect_options(self._source) | {"database": None, "autocommit": True} | more
-        try:
-            connection = pymysql.connect(**options)
-        except (pymysql.MySQLError, OSError, RuntimeError) as error:
-            raise explain(error, self._source.address) from error
+        connection = open_session(options, self._source.address)
         try:
             assert_encrypted(connection, self._source.tls, SourceError)
         except SourceError:

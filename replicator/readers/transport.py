@@ -16,7 +16,7 @@ import ssl
 import struct
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
 import pymysql
@@ -25,6 +25,7 @@ from pymysqlreplication import BinLogStreamReader
 from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
 from replicator.readers import binlog
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition, MysqlPosition
+from replicator.stranger import GARBAGE, find_stranger
 
 Connect = Callable[[], "pymysql.Connection[Any]"]
 """Opens a session at the source that runs ordinary SQL; resolves the host anew each time."""
@@ -36,6 +37,7 @@ PRIVATE_NAMES: Final = (
     (pymysql.connections.Connection, "_force_close"),
 )
 
+HANDSHAKE_SECONDS: Final = 30
 HEARTBEAT_SECONDS: Final = 1.0
 SILENT_HEARTBEATS: Final = 30  # a link that says nothing for so many heartbeats is dead
 RECEIVE_BYTES: Final = 1 << 19
@@ -245,6 +247,24 @@ class Link:
         self._connection._force_close()
 
 
+def open_session(options: Mapping[str, Any], address: str) -> pymysql.Connection[Any]:
+    """Connect as ``options`` of ``pymysql.connect`` say. A server that never greets us is not waited for without end,
+    however long its answers may take afterwards. Raises what ``explain`` makes of it."""
+    connection = pymysql.Connection(**options, defer_connect=True)
+    patience = connection._read_timeout
+    connection._read_timeout = patience or HANDSHAKE_SECONDS
+    try:
+        connection.connect()
+    except (pymysql.MySQLError, OSError, RuntimeError, *GARBAGE) as error:
+        stranger = find_stranger(connection, error, options["host"], options["port"])
+        if stranger is not None:
+            kind = SourceError if stranger.is_certain else SourceUnavailable
+            raise kind(f"{address}: {stranger.message}", hint="correct source.port") from error
+        raise explain(error, address) from error
+    connection._read_timeout = patience
+    return connection
+
+
 def open_link(connect: Connect, start: MysqlPosition, replica: Replica, *, waits: bool = True) -> Link:
     """Start a dump right after ``start``; ``waits``: go on when the log's end is reached.
 
@@ -349,7 +369,7 @@ def read_rotate(buffer: bytes, at: int, end: int) -> binlog.Rotate:
 # --- errors ------------------------------------------------------------------------------------------------------------
 
 
-def explain(error: pymysql.err.Error | OSError, address: str) -> SourceError:
+def explain(error: Exception, address: str) -> SourceError:
     """The class, message and hint for what a driver or server said at the source (SEMANTICS §8)."""
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = f"{address}: {error.args[1] if len(error.args) > 1 else error}"

@@ -22,7 +22,7 @@ from replicator.session import Session
 from replicator.tablestate import Found, State, insert_pending, set_table
 from replicator.testing import build_table
 from tests.accounts import Account, make_source_account
-from tests.processes import PipelineFile, write_pipeline
+from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.targets import Stranger, set_global
 
 ORDERS = "CREATE TABLE orders (id INT PRIMARY KEY, sku VARCHAR(20) NOT NULL, price DECIMAL(12, 2))"
@@ -124,6 +124,54 @@ def test_a_port_that_speaks_another_protocol(bench: Bench) -> None:
         ended = bench.file.run("run", "FILE")  # waiting would mend nothing
         assert ended.returncode == 5
         assert "does not speak MySQL" in " ".join(ended.stderr.split())
+
+
+STRANGERS = {
+    "http": (b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", "speaks HTTP, not MySQL"),
+    "postgres": (b"", b"N", "speaks PostgreSQL's protocol, not MySQL"),
+    "mysqlx": (bytes.fromhex("050000000b08051a00"), b"", "does not speak MySQL"),
+}
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_a_port_where_we_are_to_speak_first_is_no_outage(bench: Bench, side: str, kind: str) -> None:
+    """Nothing greets us there: whoever waits for a MySQL server would wait for ever."""
+    greeting, answer, said = STRANGERS[kind]
+    with Stranger(greeting, answer=answer) as stranger:
+        bench.change(side, port=stranger.port)
+        failed = bench.fail_with(f"{side}.login")
+        assert said in failed.message
+        ended = bench.file.run("run", "FILE")
+        assert ended.returncode == (4 if side == "source" else 5), ended.stderr
+        assert said in " ".join(ended.stderr.split())
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_proxy_without_a_server_behind_it_is_waited_for_in_these_words(bench: Bench, side: str) -> None:
+    with Stranger(b"") as proxy:
+        bench.change(side, port=proxy.port)
+        assert "a proxy without a server" in bench.fail_with(f"{side}.login").message
+        process = bench.file.start("run", "FILE")
+        follow(process, "a_proxy_without_a_server")
+        assert end(process)[0] == 0
+
+
+def test_what_a_target_that_refuses_us_leaves_unsaid_is_said(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the source alone tells of its tables, and that the target's were not looked at."""
+    bench.source.server.execute(
+        f"ALTER TABLE {bench.source.database}.orders PARTITION BY HASH (id) PARTITIONS 2"
+    )
+    assert "artition" in outcome(bench.check(), "tables.differences").message
+    monkeypatch.setenv("TARGET_PASSWORD", "not this one")
+    report = bench.check()
+    assert outcome(report, "target.login").status == "fail"
+    assert "artition" in outcome(report, "tables.differences").message
+    unseen = outcome(report, "target.table")
+    assert (unseen.status, unseen.subject) == ("warn", "1 target tables")
+    assert "not compared" in unseen.message
 
 
 def test_an_account_that_has_all_its_connections_is_told_apart_from_a_wrong_password(bench: Bench) -> None:

@@ -38,7 +38,17 @@ BOTH_ENDS = {
     "check.probe",
     "preview",
 }
-SHARED_WITH_READERS = {"model", "errors", "config", "tls", "typemap", "spill", "readers", "jsonnumber"}
+SHARED_WITH_READERS = {
+    "model",
+    "errors",
+    "config",
+    "tls",
+    "typemap",
+    "spill",
+    "readers",
+    "jsonnumber",
+    "stranger",
+}
 
 
 def modules() -> Iterator[tuple[str, set[str]]]:

@@ -22,6 +22,13 @@ def test_connection_keeps_its_socket_where_we_look() -> None:
     assert "_sock" in inspect.getsource(pymysql.connections.Connection._force_close)
 
 
+def test_a_connection_reads_as_long_as_we_say() -> None:
+    connection = pymysql.connections.Connection(defer_connect=True, read_timeout=7)
+    assert connection._read_timeout == 7
+    assert "self._read_timeout" in inspect.getsource(pymysql.connections.Connection._read_bytes)
+    assert not hasattr(connection, "server_version")  # set by the greeting
+
+
 def test_library_opens_its_session_through_our_function() -> None:
     """The seam: the session that we hand out is the one on which the dump is started."""
     source = inspect.getsource(BinLogStreamReader._BinLogStreamReader__connect_to_stream)
