@@ -41,7 +41,7 @@ from replicator.tablestate import (
     read_tables,
     set_table,
 )
-from replicator.target import external_children, name_key_index
+from replicator.target import external_children, fit_statements
 from replicator.target import read_tables as read_target_tables
 
 log = logging.getLogger("replicator")
@@ -179,7 +179,7 @@ class _Opening:
         prepare_tables(
             session, lease, tables, selection, self._stop, cascading=frozenset().union(*inseparable)
         )
-        tables = _name_key_indexes(session, tables)
+        tables = _fit_statements(session, tables)
         external = external_children(session, {table.target for table in tables})
         session.rollback()
         opened = Opened(
@@ -203,12 +203,12 @@ class _Opening:
         return opened
 
 
-def _name_key_indexes(session: Session, tables: Iterable[TableSchema]) -> tuple[TableSchema, ...]:
-    """Statements force the key's index; a target table of other making, or with a promoted key, names it otherwise."""
+def _fit_statements(session: Session, tables: Iterable[TableSchema]) -> tuple[TableSchema, ...]:
+    """A target table of other making, or with a promoted key, names indexes and stores text otherwise."""
     tables = tuple(tables)
     existing = read_target_tables(session, [table.target for table in tables])
     return tuple(
-        name_key_index(table, existing[table.target]) if table.target in existing else table
+        fit_statements(table, existing[table.target]) if table.target in existing else table
         for table in tables
     )
 

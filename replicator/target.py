@@ -251,8 +251,23 @@ def compare(schema: TableSchema, table: TargetTable) -> list[Difference]:
     return differences
 
 
-def name_key_index(schema: TableSchema, table: TargetTable) -> TableSchema:
-    """``schema`` with its key under the name that the target's own index has: every statement names that index."""
+def fit_statements(schema: TableSchema, table: TargetTable) -> TableSchema:
+    """``schema`` as statements must know it where ``table`` is of other making, or was altered.
+
+    They force the key's index by the target's own name of it, and carry text into, and compare it in, the character set
+    and collation that the target's column has.
+    """
+    columns = tuple(_fit_column(column, table.columns.get(column.name.lower())) for column in schema.columns)
+    return _name_key_index(replace(schema, columns=columns), table)
+
+
+def _fit_column(column: Column, actual: TargetColumn | None) -> Column:
+    if actual is None or not (actual.collation and column.collation):
+        return column
+    return replace(column, collation=actual.collation)
+
+
+def _name_key_index(schema: TableSchema, table: TargetTable) -> TableSchema:
     columns = {schema.columns[at].name.lower() for at in schema.key}
     names = [i.name for i in table.indexes if i.unique and i.whole and set(i.columns) == columns]
     own = [key.name for key in schema.unique_keys if key.ordinals == schema.key]
@@ -551,9 +566,9 @@ __all__ = [
     "external_children",
     "fingerprint",
     "fit_expressions",
+    "fit_statements",
     "folds_names",
     "is_empty",
-    "name_key_index",
     "plain_rule",
     "read_tables",
     "refuse_unfit",

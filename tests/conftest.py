@@ -58,6 +58,13 @@ def target_account(mysql_target: Server) -> Iterator[Account]:
 
 
 @pytest.fixture
+def takes_files(mysql_target: Server) -> None:
+    """For tests whose subject is LOAD DATA LOCAL itself."""
+    if not mysql_target.execute("SELECT @@GLOBAL.local_infile")[0][0]:
+        pytest.skip("local_infile is off at this target: no LOAD DATA LOCAL is ever answered")
+
+
+@pytest.fixture
 def source_account(source_server: Server) -> Iterator[Account]:
     """The least-privileged reader of each source product, on a database of this test's own."""
     with make_source_account(source_server) as account:

@@ -1,8 +1,8 @@
 """One chunk of an initial load becomes one target transaction, under the compare-and-swap of the worker's own row.
 
 Between ``load`` and ``apply``. Rows of a table that only the program fills go through LOAD DATA LOCAL, streamed from the
-source as they come, or through multi-row INSERTs where the target does not take files; rows for a table that holds rows
-of others go through a careful plan (I6). No row set is ever whole in memory (I9).
+source as they come, or through multi-row INSERTs where the target does not take files, or would warn of each; rows for a
+table that holds rows of others go through a careful plan (I6). No row set is ever whole in memory (I9).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from replicator.model import Changes, Op, Row, TableSchema
 from replicator.plan import PlanSettings, build_plan
 from replicator.session import Session, connect_patiently
 from replicator.sql import (
+    CHECK_COUNT,
     CHECK_LOAD,
     Limits,
     Packet,
@@ -30,7 +31,7 @@ from replicator.sql import (
     build_load,
     build_packets,
 )
-from replicator.sql.literal import build_rows
+from replicator.sql.literal import build_rows, warns_as_field, warns_as_literal
 from replicator.tablestate import build_table_update
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ class ChunkWriter:
     ) -> Iterator[Packet]:
         """A chunk's packets: the head, the rows, and at last their number."""
         check = b""
-        if merge is None and self._limits.local_infile:
+        if merge is None and self._takes_files(table):
             check = yield from self._build_loads(head, table, blocks, count)
         else:
             yield head
@@ -178,6 +179,9 @@ class ChunkWriter:
     def _limits(self) -> Limits:
         capabilities = self._committer.session.capabilities
         return Limits(capabilities.max_allowed_packet, capabilities.local_infile)
+
+    def _takes_files(self, table: TableSchema) -> bool:
+        return self._limits.local_infile and not any(map(warns_as_field, table.columns))
 
     def _build_loads(
         self,
@@ -208,11 +212,13 @@ class ChunkWriter:
     def _build_inserts(
         self, table: TableSchema, blocks: Iterable[list[Row]], count: _Count, *, checked: bool = True
     ) -> Iterator[Packet]:
+        # A strict INSERT refuses what does not fit: where a warning says nothing of the rows, their number is enough.
+        check = CHECK_COUNT if any(map(warns_as_literal, table.columns)) else CHECK_LOAD
         for rows in _regroup(blocks, INSERT_ROWS):
             for statement in build_insert(table, rows, self._limits):
                 count.add(statement.rows, len(statement.sql))
                 if checked:
-                    yield Packet(statement.sql + b";" + CHECK_LOAD % statement.rows, (statement, None))
+                    yield Packet(statement.sql + b";" + check % statement.rows, (statement, None))
                 else:
                     yield Packet(statement.sql, (statement,))
 
@@ -238,7 +244,7 @@ class ChunkWriter:
             head = build_chunk_head(lease, table.source, "")
             start, count = Packet(head.sql, (None,) * head.results), _Count()
             packets: Iterable[Packet]
-            if self._limits.local_infile:
+            if self._takes_files(table):
                 packets = self._build_loads(start, table, source.open(), count, checked=False)
             else:
                 packets = itertools.chain(

@@ -32,6 +32,8 @@ NULL_FIELD: Final = ESCAPE + b"N"
 _UTF8: Final = frozenset({"utf8mb4", "utf8mb3", "utf8", "ascii"})
 # utf8mb3 and ucs2 as names in a statement give a deprecation warning, and a LOAD must give none.
 _WIDER: Final = {"utf8mb3": "utf8mb4", "utf8": "utf8mb4", "ucs2": "utf16"}
+# So do these, which have no other name.
+_DEPRECATED: Final = frozenset({"dec8", "hp8", "macce", "macroman"})
 _ASCII_INCOMPATIBLE: Final = frozenset({"utf16", "utf16le", "utf32", "ucs2"})
 _CHARSET: Final = re.compile(r"[a-z0-9]+")
 _ZEROS: Final = ("0", "00", "000", "0000", "00000")
@@ -340,6 +342,16 @@ def _is_stored_alike(column: Column) -> bool:
     if ours == "ascii" or (ours in _UTF8 and stored == "utf8mb4"):
         return True
     return bool(column.labels) and all(label.isascii() for label in column.labels)
+
+
+def warns_as_literal(column: Column) -> bool:
+    """Whether the server may warn of the column's literals whatever they hold: it deprecates the name of their set."""
+    return column.kind in (Kind.TEXT, Kind.ENUM, Kind.SET) and charset_name(column) in _DEPRECATED
+
+
+def warns_as_field(column: Column) -> bool:
+    """Whether the server may warn of the column in a LOAD DATA whatever its fields hold."""
+    return warns_as_literal(column) and not _is_stored_alike(column)
 
 
 def build_lines(columns: Sequence[Column]) -> LineRenderer:

@@ -134,7 +134,10 @@ def test_a_row_that_no_packet_of_the_target_holds_is_named_until_the_target_take
 ) -> None:
     """At 4 MB, LOAD DATA brings in a row of 6; its update cannot pass, and nothing of it is lost."""
     source_account.server.execute("SET GLOBAL max_allowed_packet = 134217728")
-    with set_global(target_account.server, "max_allowed_packet", "4194304"):
+    with (
+        set_global(target_account.server, "max_allowed_packet", "4194304"),
+        set_global(target_account.server, "local_infile", "ON"),
+    ):
         run_all(source_account, [insert_rows(1, 6 * MEGABYTE)])
         pipeline.must("run", "FILE", "--until-current")
         run_all(source_account, ["UPDATE wide SET n = 5 WHERE LENGTH(body) > 1000000"])

@@ -140,8 +140,9 @@ def characters(charset: str, size: int) -> list[str]:
     return [f"CONVERT(_utf8mb4 '{c}' USING {charset})" for c in [*letters, "\\'", "\\\\"]]
 
 
+@pytest.mark.parametrize("local_infile", ["ON", "OFF"])
 def test_every_character_set_arrives(
-    source_account: Account, target_account: Account, tmp_path: Path
+    source_account: Account, target_account: Account, tmp_path: Path, local_infile: str
 ) -> None:
     columns = {
         f"VARCHAR(40) CHARACTER SET {name} COMMENT '{name}'": [*characters(name, size), "''"]
@@ -150,9 +151,50 @@ def test_every_character_set_arrives(
     pipeline = write_pipeline(tmp_path, source_account, target_account)
     half = len(columns) // 2
     parts = [dict(list(columns.items())[:half]), dict(list(columns.items())[half:])]
-    mirror(
-        source_account, target_account, pipeline, [Zoo(f"charsets{i}", part) for i, part in enumerate(parts)]
-    )
+    with set_global(target_account.server, "local_infile", local_infile):
+        mirror(
+            source_account,
+            target_account,
+            pipeline,
+            [Zoo(f"charsets{i}", part) for i, part in enumerate(parts)],
+        )
+
+
+OTHERWISE = (
+    "CREATE TABLE otherwise (k VARCHAR(20) PRIMARY KEY, v VARCHAR(40), e ENUM('é','z'), s SET('ü','y'))"
+    " CHARACTER SET "
+)
+
+
+@pytest.mark.parametrize("local_infile", ["ON", "OFF"])
+@pytest.mark.parametrize("charset", ["latin1", "gbk", "dec8", "ucs2"])
+def test_an_existing_table_in_another_character_set_gets_the_same_characters(
+    source_account: Account, target_account: Account, tmp_path: Path, charset: str, local_infile: str
+) -> None:
+    """Also where the source's bytes would pass as UTF-8 of other characters, and where its set's name gives a warning."""
+    source, target = source_account, target_account
+    words = [f"CONVERT(_utf8mb4 '{word}' USING {charset})" for word in ("é", "b", "ü", "k")]
+    misread = "x'C3A9'" if charset != "ucs2" else "x'00E9'"
+    rows = [f"({word}, {misread}, 'é', 'ü')" for word in words]
+    run_all(source, [OTHERWISE + charset, f"INSERT INTO otherwise VALUES {', '.join(rows)}"])
+    target.query(OTHERWISE + "utf8mb4 COLLATE utf8mb4_0900_bin")
+    pipeline = write_pipeline(tmp_path, source, target)
+    query = "SELECT * FROM otherwise ORDER BY HEX(CONVERT(k USING utf8mb4))"
+    with set_global(target.server, "local_infile", local_infile):
+        pipeline.must("load", "FILE")
+        assert source.query(query) == target.query(query) != []
+        run_all(
+            source,
+            [
+                f"INSERT INTO otherwise VALUES (CONCAT({words[0]}, '1'), {misread}, 'z', 'ü,y')",
+                f"UPDATE otherwise SET v = CONCAT(v, {words[2]}), e = 'z' WHERE k = {words[0]}",
+                f"UPDATE otherwise SET k = CONCAT({words[0]}, '2') WHERE k = {words[2]}",
+                f"DELETE FROM otherwise WHERE k = {words[3]}",
+            ],
+        )
+        pipeline.must("run", "FILE", "--until-current")
+    assert source.query(query) == target.query(query)
+    assert len(source.query(query)) == 4
 
 
 def test_generated_invisible_and_zero(

@@ -194,6 +194,7 @@ def test_a_plan_that_fails_between_two_packets_leaves_nothing(start: Start, targ
     assert read_counter(target_account) == 1
 
 
+@pytest.mark.usefixtures("takes_files")
 def test_a_load_body_is_part_of_the_batch(start: Start, target_account: Account) -> None:
     statement = Statement(b"LOAD DATA LOCAL INFILE 'rows' INTO TABLE t (id, v)", TABLE, Op.INSERT, 2, 2, True)
     load = build_packet((statement, CHECK_LOAD % 2), body=[b"8\te\n", b"9\tn\n"])
@@ -523,6 +524,7 @@ def test_a_value_that_does_not_fit_stops_the_table(start: Start, target_account:
     assert target_account.query("SELECT state FROM _replicator_tables") == [("error",)]
 
 
+@pytest.mark.usefixtures("takes_files")
 def test_a_load_with_a_warning_is_refused_whole(start: Start, target_account: Account) -> None:
     statement = Statement(b"LOAD DATA LOCAL INFILE 'rows' INTO TABLE t (id, v)", TABLE, Op.INSERT, 2, 2, True)
     load = build_packet((statement, CHECK_LOAD % 2), body=[b"8\teight\n9\tmuch too long\n"])
@@ -588,13 +590,15 @@ def test_table_positions_move_in_the_batch(start: Start, target_account: Account
 ROWS = build_table("r")
 
 
-def prepare_changes(*changes: Changes, checks: bool = False) -> Prepared:
+def prepare_changes(applier: Applier, *changes: Changes, checks: bool = False) -> Prepared:
     """A batch as the pipeline prepares it: the fast plan, and the careful one when that is refused."""
     batch = Batch(build_batch(1).checkpoint, list(changes), 1, 1, 100)
+    capabilities = applier.session.capabilities
+    limits = Limits(capabilities.max_allowed_packet, capabilities.local_infile)
 
     def prepare_plan(careful: bool) -> Prepared:
         steps = build_plan(changes, PlanSettings(careful=careful, checks=checks))
-        packets = list(build_packets(steps, Limits(64 << 20, True)))
+        packets = list(build_packets(steps, limits))
         replan = None if careful else lambda: prepare_plan(True)
         return Prepared(batch, packets, count_changes(changes), replan)
 
@@ -609,6 +613,7 @@ def test_conflicts_of_a_real_plan_are_counted_by_type(start: Start, target_accou
     insert_pending(applier.session, applier.lease, [ROWS])
     applied = applier.apply(
         prepare_changes(
+            applier,
             Changes(ROWS, Op.INSERT, (), [(1, b"new"), (7, b"seven")]),
             Changes(ROWS, Op.UPDATE, [(2, b"old"), (8, b"x")], [(2, b"two"), (8, b"eight")]),
             Changes(ROWS, Op.DELETE, [(3, b"gone"), (9, b"y")], ()),
@@ -634,7 +639,7 @@ def test_a_key_change_onto_a_key_that_a_stranger_holds_stops_the_table(
     applier = start()
     insert_pending(applier.session, applier.lease, [ROWS])
     with pytest.raises(DataError, match="Duplicate entry '2'") as caught:
-        applier.apply(prepare_changes(Changes(ROWS, Op.UPDATE, [(1, b"ours")], [(2, b"ours")])))
+        applier.apply(prepare_changes(applier, Changes(ROWS, Op.UPDATE, [(1, b"ours")], [(2, b"ours")])))
     assert "multiple_unique_conflicts" in caught.value.hint
     assert target_account.query("SELECT * FROM r ORDER BY id") == [(1, "ours"), (2, "app")]
     states = target_account.query("SELECT target, state FROM _replicator_tables WHERE state='error'")
@@ -648,6 +653,7 @@ def test_a_clean_batch_of_a_real_plan_has_no_conflicts(start: Start, target_acco
     insert_pending(applier.session, applier.lease, [ROWS])
     applied = applier.apply(
         prepare_changes(
+            applier,
             Changes(ROWS, Op.INSERT, (), [(number, b"new") for number in range(10, 1010)]),
             Changes(ROWS, Op.UPDATE, [(2, b"old")], [(2, b"two")]),
             Changes(ROWS, Op.DELETE, [(3, b"gone")], ()),

@@ -45,12 +45,6 @@ def session(endpoint: Target) -> Iterator[Session]:
         yield session
 
 
-@pytest.fixture
-def takes_files(session: Session) -> None:
-    if not session.capabilities.local_infile:
-        pytest.skip("local_infile is off at this target: no LOAD DATA LOCAL is ever answered")
-
-
 def read_rows(account: Account) -> list[tuple[object, ...]]:
     return account.query("SELECT id, v FROM t ORDER BY id")
 
