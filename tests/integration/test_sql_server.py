@@ -6,6 +6,7 @@ import json
 import random
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,8 +22,6 @@ from tests.accounts import Account
 from tests.reference import DDL_TYPES, build_tables, choose_orders, choose_rules, join_blocks, run_program
 from tests.targets import build_endpoint
 
-LIMITS = Limits(max_packet=64 << 20, local_infile=True, load_rows=1)
-NO_LOAD = Limits(max_packet=64 << 20, local_infile=False)
 ALL_BYTES = bytes(range(256))
 
 
@@ -32,8 +31,14 @@ def session(target_account: Account) -> Iterator[Session]:
         yield session
 
 
-def run(session: Session, steps: Sequence[Step], limits: Limits = LIMITS) -> None:
-    for packet in build_packets(steps, limits):
+def build_limits(session: Session) -> Limits:
+    """What this target takes; a LOAD wherever one can be."""
+    capabilities = session.capabilities
+    return Limits(capabilities.max_allowed_packet, capabilities.local_infile, load_rows=1)
+
+
+def run(session: Session, steps: Sequence[Step], limits: Limits | None = None) -> None:
+    for packet in build_packets(steps, limits or build_limits(session)):
         explain(session, packet)
         assert len(session.run(packet.sql, packet.body)) == len(packet.results)
 
@@ -344,15 +349,17 @@ def test_values_arrive_exactly_by_every_statement(name: str, session: Session) -
     want = [(at, expected(column, value)) for at, value in enumerate(values)]
     blank: list[Row] = [(at, values[0], 0) for at in range(len(values))]
 
-    def check(steps: list[Step], limits: Limits = LIMITS) -> None:
+    limits = build_limits(session)
+
+    def check(steps: list[Step], limits: Limits = limits) -> None:
         run(session, steps, limits)
         assert read(session, column) == want
         session.run(b"DELETE FROM t")
 
     load = [Step(table, Action.INSERT, rows, independent=True)]
-    assert [packet.body is not None for packet in build_packets(load, LIMITS)] == [True]
+    assert [packet.body is not None for packet in build_packets(load, limits)] == [limits.local_infile]
     check(load)
-    check(load, NO_LOAD)
+    check(load, replace(limits, local_infile=False))
     for order in (rows, rows[::-1]):
         check([Step(table, Action.INSERT, blank), Step(table, Action.UPDATE, order)])
     check([Step(table, Action.INSERT, blank[::2]), Step(table, Action.MERGE, rows, careful=True)])
@@ -471,7 +478,7 @@ def test_a_long_list_of_keys_does_not_scan(session: Session) -> None:
     run(session, [Step(table, Action.INSERT, rows, independent=True)])
     session.run(b"ANALYZE TABLE t")
     steps = [Step(table, Action.DELETE, keys=rows[::-1])]
-    assert [len(packet.results) for packet in build_packets(steps, LIMITS)] == [2]
+    assert [len(packet.results) for packet in build_packets(steps, build_limits(session))] == [2]
     run(session, steps)
     assert session.query("SELECT COUNT(*) FROM t")[0][0] in (0, "0")
 
@@ -573,6 +580,7 @@ def test_foreign_key_checks_are_off_for_one_statement_alone(session: Session) ->
         run(session, [Step(child, Action.INSERT, [(3, 3)])])
 
 
+@pytest.mark.usefixtures("takes_files")
 def test_a_row_larger_than_a_packet_is_loaded_in_its_place(session: Session) -> None:
     table = make_table(session, Column("v", Kind.BINARY, "longblob"))
     small = Limits(max_packet=1 << 20, local_infile=True)
