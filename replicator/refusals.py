@@ -7,7 +7,7 @@ data errors name a table, and a number that stands nowhere here stops the progra
 from __future__ import annotations
 
 import re
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import pymysql
 
@@ -63,20 +63,27 @@ _HINTS = {
 }
 
 
+class Grantee(NamedTuple):
+    """Whom a GRANT is for: the account in GRANT's spelling, and the database of its session."""
+
+    account: str
+    database: str
+
+
 def raise_classified(
-    error: pymysql.MySQLError, index: int, prefix: str = "", database: object = None
+    error: pymysql.MySQLError, index: int, prefix: str = "", grantee: Grantee | None = None
 ) -> NoReturn:
-    raise classify(error, index, prefix, database) from None
+    raise classify(error, index, prefix, grantee) from None
 
 
 def classify(
-    error: pymysql.MySQLError, index: int = 0, prefix: str = "", database: object = None
+    error: pymysql.MySQLError, index: int = 0, prefix: str = "", grantee: Grantee | None = None
 ) -> TargetError:
     """The error of our tree for one of PyMySQL's, by its number first and its SQLSTATE second."""
     number, text = _parts(error)
     sqlstate = getattr(error, "sqlstate", None) or ""
     message = f"{prefix}{text} (error {number}{', ' + sqlstate if sqlstate else ''})"
-    found = _build_error(number, sqlstate, message, text, database)
+    found = _build_error(number, sqlstate, message, text, grantee)
     found.errno, found.sqlstate, found.result_index = number, sqlstate, index
     return found
 
@@ -87,7 +94,7 @@ def _parts(error: pymysql.MySQLError) -> tuple[int, str]:
     return error.args[0], str(error.args[1]) if len(error.args) > 1 else str(error)
 
 
-def _build_error(number: int, sqlstate: str, message: str, text: str, database: object) -> TargetError:
+def _build_error(number: int, sqlstate: str, message: str, text: str, grantee: Grantee | None) -> TargetError:
     if number in _OUTAGES:
         return TargetUnavailable(message)
     if number in _FULL or (number in _WRITE_FAILED and "No space left" in text):
@@ -102,7 +109,7 @@ def _build_error(number: int, sqlstate: str, message: str, text: str, database: 
     if number == _CHECK:
         return CheckRefused(message)
     if number in _DENIED:
-        return TargetError(message, hint=_grant_for(text, database))
+        return TargetError(message, hint=_grant_for(text, grantee))
     if number in _DATA or sqlstate[:2] in ("22", "23"):
         return DataError(message, table=_table_of(text))
     return TargetError(message, hint=_HINTS.get(number, ""))
@@ -114,17 +121,16 @@ def _table_of(text: str) -> str:
     return match[1] if match else ""
 
 
-def _grant_for(text: str, default: object) -> str:
-    """The GRANT that a denial asks for, as far as its message tells."""
-    account = re.search(r"user '((?:[^']|'')*)'@'((?:[^']|'')*)'", text)
+def _grant_for(text: str, grantee: Grantee | None) -> str:
+    """The GRANT that a denial asks for, as far as its message tells: that names the client's host, not the account's."""
+    user = re.search(r"user '((?:[^']|'')*)'@", text)
+    who = grantee.account if grantee else f"'{user[1]}'@'%'" if user else ""
+    dynamic = re.search(r"at least one of\) the ([A-Z_ ]+?) privilege", text, re.IGNORECASE)
     command = re.match(r"([A-Z][A-Z, ]*?) command denied", text)
     database = re.search(r"to database '([^']*)'", text) or re.search(r"for table '`?([^'`.]+)`?\.", text)
-    who = f"'{account[1]}'@'{account[2]}'" if account else "<account>"
-    where = (
-        database[1]
-        if database
-        else default.decode()
-        if isinstance(default, bytes)
-        else default or "<database>"
-    )
-    return f"run at the target: GRANT {command[1] if command else _GRANTED} ON `{where}`.* TO {who}"
+    where = database[1] if database else grantee.database if grantee else ""
+    if not who or not (where or dynamic):
+        return "`replicator check` prints the GRANT that is missing"
+    if dynamic:
+        return f"run at the target: GRANT {dynamic[1].split(' or ')[-1]} ON *.* TO {who};"
+    return f"run at the target: GRANT {command[1] if command else _GRANTED} ON `{where}`.* TO {who};"

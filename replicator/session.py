@@ -26,7 +26,7 @@ from pymysql.constants import CLIENT, COMMAND
 
 from replicator.config import CONNECT_TIMEOUT, Endpoint, connect_options
 from replicator.errors import TargetError, TargetRetry, TargetUnavailable
-from replicator.refusals import NO_SUCH_THREAD, raise_classified
+from replicator.refusals import NO_SUCH_THREAD, Grantee, raise_classified
 from replicator.stranger import GARBAGE, find_stranger
 from replicator.tls import assert_encrypted
 
@@ -55,9 +55,11 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What this server and account can do, asked for at the connect, never guessed from the version."""
+    """What this server and account can do, asked for at the connect, never guessed from the version. ``account`` is in
+    GRANT's spelling."""
 
     version: str
+    account: str
     connection_id: int
     max_allowed_packet: int
     local_infile: bool
@@ -120,6 +122,7 @@ class Session:
         self._connection = connection
         self.endpoint = endpoint
         self.capabilities = capabilities
+        self._grantee = Grantee(capabilities.account, endpoint.database or "")
         self.foreign_key_checks = True
 
     @classmethod
@@ -163,7 +166,7 @@ class Session:
         server rolls back. Raises what ``refusals`` makes of the server's error, with ``result_index``: the statements
         before it were run, those behind it were not. A lost connection leaves the outcome unknown.
         """
-        return _run(self._connection, packet, Body(packet, body))
+        return _run(self._connection, packet, Body(packet, body), self._grantee)
 
     def query(self, sql: str, *args: object) -> list[tuple[Any, ...]]:
         """Run one statement of a cold path; ``%s`` takes ``args``. Returns the rows, temporal values as text.
@@ -345,10 +348,11 @@ def _normalise(name: str, value: Any) -> Any:
 
 
 def _read_capabilities(connection: Any, endpoint: Endpoint, tls: str | None) -> Capabilities:
-    sql = b"SELECT @@version, CONNECTION_ID(), @@max_allowed_packet, @@local_infile, @@version_comment"
+    sql = b"SELECT @@version, CONNECTION_ID(), @@max_allowed_packet, @@local_infile, @@version_comment, CURRENT_USER()"
     rows = _run(connection, sql)[0].rows
     assert rows is not None
-    version, connection_id, packet, local_infile, comment = rows[0]
+    version, connection_id, packet, local_infile, comment, account = rows[0]
+    user, _, host = account.rpartition("@")
     if "mariadb" in f"{version}{comment}".lower():
         raise TargetError(
             f"{endpoint.address}: the target is {version}, not MySQL",
@@ -356,7 +360,9 @@ def _read_capabilities(connection: Any, endpoint: Endpoint, tls: str | None) -> 
         )
     variables = _run(connection, b"SHOW VARIABLES LIKE 'sql_require_primary_key'; ROLLBACK")[0].rows
     requires_key = bool(variables) and cast(Any, variables)[0][1] == "ON"
-    return Capabilities(version, connection_id, packet, bool(local_infile), requires_key, tls)
+    return Capabilities(
+        version, f"'{user}'@'{host}'", connection_id, packet, bool(local_infile), requires_key, tls
+    )
 
 
 # Temporal values come as the text the server shows: zero dates and 838-hour times have no Python type.
@@ -415,7 +421,9 @@ def build_delays(first: float = 0.05, longest: float = 15.0) -> Iterator[float]:
 _INFILE = re.compile(rb"LOAD DATA LOCAL INFILE '([^'\\]+)'")
 
 
-def _run(connection: Any, packet: bytes, body: Body | None = None) -> list[Result]:
+def _run(
+    connection: Any, packet: bytes, body: Body | None = None, grantee: Grantee | None = None
+) -> list[Result]:
     results: list[Result] = []
     body = body or Body(packet, None)
     try:
@@ -427,7 +435,7 @@ def _run(connection: Any, packet: bytes, body: Body | None = None) -> list[Resul
             if not answer.has_next:
                 return results
     except pymysql.MySQLError as error:
-        raise_classified(error, len(results), database=connection.db)
+        raise_classified(error, len(results), grantee=grantee)
     except TargetError as error:
         error.result_index = len(results)
         raise

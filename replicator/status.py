@@ -133,13 +133,11 @@ def read_status(config: PipelineConfig) -> PipelineStatus:
 
 def _read_closed(session: Session) -> str:
     """Why nobody can write at the target just now, '' where they can: a run that waits for that cannot say so there."""
-    read_only, innodb_read_only = session.query("SELECT @@GLOBAL.read_only, @@GLOBAL.innodb_read_only")[0]
+    names = ("read_only", "innodb_read_only", "transaction_read_only")
+    values = session.query(f"SELECT {', '.join(f'@@GLOBAL.{name}' for name in names)}")[0]
+    closed = [name for name, value in zip(names, values, strict=True) if value]
     session.rollback()
-    return (
-        "target: read_only is on; the rest of this was written before"
-        if read_only or innodb_read_only
-        else ""
-    )
+    return f"target: {closed[0]} is on; the rest of this was written before" if closed else ""
 
 
 def _read_writer(session: Session, stored: tablestate.Status) -> tuple[int | None, bool]:

@@ -55,6 +55,17 @@ def make_target_account(server: Server) -> Iterator[Account]:
 
 
 @contextlib.contextmanager
+def limit_host(account: Account) -> Iterator[str]:
+    """The account for local clients only, for a while; yields its name, which is not what a denial calls it."""
+    name = f"{account.user}@'127.0.0.%'"
+    account.server.execute(f"RENAME USER {account.user} TO {name}")
+    try:
+        yield name
+    finally:
+        account.server.execute(f"RENAME USER {name} TO {account.user}")
+
+
+@contextlib.contextmanager
 def make_source_account(server: Server) -> Iterator[Account]:
     """The least a source account needs: to read the log, to see XA transactions, to read the tables, to lock them."""
     with _make_account(server, "SELECT, LOCK TABLES, SHOW VIEW") as account:

@@ -212,7 +212,7 @@ _TARGET: Final = (
     ),
     Registration(
         "target.writable",
-        "read_only, super_read_only and innodb_read_only are off.",
+        "read_only, super_read_only, innodb_read_only and transaction_read_only are off.",
         "Fails: a replica, or a server that is failing over.",
     ),
     Registration(
@@ -239,7 +239,7 @@ _TARGET: Final = (
         "target.table",
         "Each target table that exists, against what its source table needs.",
         "Fails for every difference that could lose data; warns for the others. Also fails for a missing table under "
-        "`create: false`.",
+        "`create: false`. Warns where the target cannot be asked.",
     ),
     Registration(
         "target.rows",

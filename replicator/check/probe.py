@@ -31,12 +31,18 @@ _LIMITS: Final = (
     "MAX_USER_CONNECTIONS 0 MAX_CONNECTIONS_PER_HOUR 0 MAX_QUERIES_PER_HOUR 0 MAX_UPDATES_PER_HOUR 0"
 )
 _CROWDED: Final = {
-    1040: "SET GLOBAL max_connections = @@max_connections * 2;    -- or end idle sessions there",
+    1040: "SET GLOBAL max_connections = @@max_connections + 100;    -- or end idle sessions there",
     1129: "TRUNCATE TABLE performance_schema.host_cache;    -- it counts failed connects from this host",
     1203: "SET GLOBAL max_user_connections = 0;    -- or end idle sessions of this account there",
     1226: f"ALTER USER '{{user}}'@'%' WITH {_LIMITS};    -- or end idle sessions of this account there",
 }
 """Why a server that is up takes no further login, and what lets one in."""
+_RENAME: Final = (
+    "SELECT CONCAT('RENAME USER ', QUOTE(user), '@', QUOTE(host), ' TO ', QUOTE(user), '@', QUOTE('%')) INTO @sql"
+    " FROM mysql.user WHERE user = '{user}' LIMIT 1; PREPARE rename_user FROM @sql; EXECUTE rename_user;    -- lets the"
+    " account, which is there for another host, in from any; with a new one: CREATE USER, with the file's password"
+)
+"""No fix prints a password: the account keeps its own, and its rights."""
 
 
 class Failure(NamedTuple):
@@ -179,7 +185,7 @@ def _explain_login(error: Exception, endpoint: Endpoint, side: str) -> Failure:
     if code in _DATABASE_CODES:
         return _explain_database(code, text, endpoint, side)
     if code == 1130:
-        fix = f"CREATE USER '{endpoint.user}'@'%' IDENTIFIED BY '…';    -- at the {side}, with the file's password"
+        fix = _RENAME.format(user=endpoint.user)
         return Failure("login", f"{text} (error {code})", fix)
     if code in _CROWDED:
         return Failure("login", f"{text} (error {code})", _CROWDED[code].format(user=endpoint.user))
@@ -228,8 +234,23 @@ def _explain_database(code: int, text: str, endpoint: Endpoint, side: str) -> Fa
         fix = f"CREATE DATABASE `{endpoint.database}`;    -- at the {side}, or correct {side}.database"
     else:
         rights = TARGET_GRANT if side == "target" else "SELECT, LOCK TABLES, SHOW VIEW"
-        fix = f"GRANT {rights} ON `{endpoint.database}`.* TO '{endpoint.user}'@'%';    -- at the {side}"
+        fix = f"GRANT {rights} ON `{endpoint.database}`.* TO {_ask_account(endpoint)};    -- at the {side}"
     return Failure("database", f"{text} (error {code})", fix)
+
+
+def _ask_account(endpoint: Endpoint) -> str:
+    """The account that a login without a database ends in, in GRANT's spelling: its host is not the client's."""
+    account = f"{endpoint.user}@%"
+    options = connect_options(endpoint, connect_timeout=CONNECT_SECONDS) | {"database": None}
+    with (
+        contextlib.suppress(pymysql.MySQLError, OSError),
+        pymysql.connect(**options, read_timeout=CONNECT_SECONDS) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT CURRENT_USER()")
+        account = str(cursor.fetchone()[0])
+    name, _, host = account.rpartition("@")
+    return f"'{name}'@'{host}'"
 
 
 TARGET_GRANT: Final = (

@@ -28,6 +28,7 @@ _VARIABLES = (
     "read_only",
     "super_read_only",
     "innodb_read_only",
+    "transaction_read_only",
     "local_infile",
     "max_allowed_packet",
     "lower_case_table_names",
@@ -133,7 +134,7 @@ def _read_grants(found: Probe) -> tuple[str, list[str]]:
 def _check_writable(findings: Findings, variables: dict[str, str], subject: str) -> None:
     closed = [
         name
-        for name in ("read_only", "super_read_only", "innodb_read_only")
+        for name in ("read_only", "super_read_only", "innodb_read_only", "transaction_read_only")
         if variables.get(name) in ("ON", "1")
     ]
     if not closed:
@@ -143,7 +144,8 @@ def _check_writable(findings: Findings, variables: dict[str, str], subject: str)
         "target.writable",
         subject,
         f"{', '.join(closed)} is on: a replica, or a server that is failing over; a run waits until it is off",
-        "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF;    -- or point target.host at the writer",
+        "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF, GLOBAL transaction_read_only = OFF;"
+        "    -- or point target.host at the writer",
     )
 
 

@@ -333,10 +333,17 @@ def _take_lock(control: Any, lock: str) -> bool:
         if code in _DENIED:
             raise SourceError(
                 f"the source refuses {lock}: {error.args[1]} (error {code})",
-                hint="run at the source: GRANT LOCK TABLES ON <database>.* TO <the account in the pipeline file>",
+                hint=f"run at the source: {_build_grants(control, lock)}",
             ) from None
         raise build_error(error) from None
     return True
+
+
+def _build_grants(control: Any, lock: str) -> str:
+    """The right to lock the tables that ``lock`` names, for the account of this session."""
+    user, _, host = str(_query(control, "SELECT CURRENT_USER()")[0][0]).rpartition("@")
+    databases = dict.fromkeys(re.findall(r"(`(?:[^`]|``)+`)\.`", lock))
+    return " ".join(f"GRANT LOCK TABLES ON {name}.* TO '{user}'@'{host}';" for name in databases)
 
 
 def _build_position(source: SnapshotSource, place: GtidPosition | tuple[str, int]) -> Position:

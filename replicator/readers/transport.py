@@ -82,7 +82,7 @@ AWAY_CODES: Final = frozenset(
 """Server and client error numbers after which the same connect may work later."""
 
 LOGIN_CODES: Final = frozenset({1044, 1045, 1130, 1251, 1698, 1862, 2059, 3118, 3159, 4151})
-GRANT: Final = "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the source's user"
+GRANT: Final = "`replicator check` prints the GRANT that this account lacks"
 PRIVILEGE_CODES: Final = frozenset({1142, 1143, 1227, 1370})
 
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from replicator.servers import Server, start_mariadb, start_mysql
-from tests.accounts import Account, make_source_account, make_target_account
+from tests.accounts import Account, limit_host, make_source_account, make_target_account
 from tests.compare import Side, assert_equal, describe_difference
 from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.targets import set_global
@@ -145,6 +146,25 @@ def test_a_missing_right_at_the_source_is_printed_as_a_grant(
     said = fail(pipeline, "run", "FILE", exit_code=4)
     assert "GRANT REPLICATION SLAVE ON *.* TO" in said
     assert target_account.query("SHOW TABLES") == []
+
+
+def test_a_missing_right_to_lock_a_table_is_printed_as_a_grant_that_works(
+    target_account: Account, tmp_path: Path
+) -> None:
+    """Without GTIDs a snapshot of MySQL locks each table for a moment."""
+    with (
+        start_mysql(gtid_mode=False) as server,
+        make_source_account(server) as source,
+    ):
+        write(source, "CREATE TABLE a (id INT PRIMARY KEY)")
+        with limit_host(source) as name:
+            server.execute(f"REVOKE LOCK TABLES ON {source.database}.* FROM {name}")
+            pipeline = write_pipeline(tmp_path, source, target_account)
+            said = fail(pipeline, "load", "FILE", exit_code=4)
+            grant = re.search(r"run at the source: (GRANT LOCK TABLES .*?;)", said)
+            assert grant, said
+            server.execute(grant[1])
+            pipeline.must("load", "FILE")
 
 
 @pytest.mark.parametrize("right", ["CREATE", "INSERT"])

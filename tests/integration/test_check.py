@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 
 from replicator.check.checklist import Outcome
@@ -21,7 +23,7 @@ from replicator.servers import Server, start_mysql
 from replicator.session import Session
 from replicator.tablestate import Found, State, insert_pending, set_table
 from replicator.testing import build_table
-from tests.accounts import Account, make_source_account
+from tests.accounts import Account, limit_host, make_source_account, make_target_account
 from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.targets import Stranger, set_global
 
@@ -172,6 +174,46 @@ def test_what_a_target_that_refuses_us_leaves_unsaid_is_said(
     unseen = outcome(report, "target.table")
     assert (unseen.status, unseen.subject) == ("warn", "1 target tables")
     assert "not compared" in unseen.message
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_an_account_without_its_database_is_granted_it_under_its_own_host(bench: Bench, side: str) -> None:
+    account = getattr(bench, side)
+    with limit_host(account) as name:
+        account.server.execute(f"REVOKE ALL ON {account.database}.* FROM {name}")
+        failed = bench.fail_with(f"{side}.database")
+        assert "1044" in failed.message
+        bench.paste(account.server, failed.fix)
+        assert bench.failures() == {}
+
+
+def test_an_account_that_may_not_come_from_here(bench: Bench, tmp_path: Path) -> None:
+    """Nobody may: a server that lets anybody in from this host speaks of a wrong password instead."""
+    with start_mysql() as server, make_target_account(server) as account:
+        server.execute(f"RENAME USER {account.user} TO {account.user}@'10.9.9.9'")
+        server.execute("RENAME USER root@'%' TO root@'10.9.9.9'; FLUSH PRIVILEGES")
+        bench.change(
+            "target", port=server.port, user=account.user, database=account.database, tls={"mode": "required"}
+        )
+        failed = bench.fail_with("target.login")
+        assert "1130" in failed.message
+        bench.paste(server, failed.fix)
+        assert bench.failures() == {}
+
+
+@pytest.mark.parametrize(("name", "number"), [("max_connections", "1040"), ("max_user_connections", "1203")])
+def test_a_server_that_takes_no_further_login(bench: Bench, name: str, number: str) -> None:
+    server = bench.target.server
+    with server.connect() as administrator, contextlib.ExitStack() as stack:
+        cursor = administrator.cursor()
+        stack.enter_context(set_global(server, name, "1"))
+        with contextlib.suppress(pymysql.MySQLError):
+            for _ in range(2):
+                stack.enter_context(bench.target.connect())
+        failed = bench.fail_with("target.login")
+        assert number in failed.message
+        cursor.execute(failed.fix)
+        assert bench.failures() == {}
 
 
 def test_an_account_that_has_all_its_connections_is_told_apart_from_a_wrong_password(bench: Bench) -> None:
@@ -374,6 +416,7 @@ def test_local_infile_off_is_a_warning(bench: Bench) -> None:
 
 def test_a_read_only_target_is_named_and_opened_by_the_fix(bench: Bench) -> None:
     with (
+        set_global(bench.target.server, "transaction_read_only", "ON"),
         set_global(bench.target.server, "read_only", "ON"),
         set_global(bench.target.server, "super_read_only", "ON"),
     ):

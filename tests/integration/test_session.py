@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,10 +24,11 @@ from replicator.errors import (
     TargetRetry,
     TargetUnavailable,
 )
+from replicator.servers import start_mysql
 from replicator.session import DEAD_PEER_SECONDS, READ_SECONDS, SQL_MODE, WAIT_SECONDS, Session
 from replicator.sql import CHECK_LOAD
 from replicator.tls import Tls, TlsMode
-from tests.accounts import Account
+from tests.accounts import Account, make_target_account
 from tests.targets import build_endpoint, wait_until
 from tests.tunnel import Carrier, Tunnel
 
@@ -400,3 +402,55 @@ def test_a_name_is_resolved_again_at_each_connect(
     with Session.connect(named) as session:
         assert session.query("SELECT 1") == [(1,)]
     assert asked == ["127.0.0.2", server.host]
+
+
+def test_the_grant_for_a_denial_works_when_pasted(target_account: Account) -> None:
+    """The server names the client's host, to which no account belongs."""
+    server, user, database = target_account.server, target_account.user, target_account.database
+    server.execute(
+        f"CREATE TABLE {database}.t (id INT PRIMARY KEY); REVOKE INSERT ON {database}.* FROM {user}"
+    )
+    with Session.connect(build_endpoint(target_account)) as session:
+        with pytest.raises(TargetError, match="INSERT command denied") as denied:
+            session.execute("INSERT INTO t VALUES (1)")
+        grant = re.search(r"run at the target: (GRANT .*;)$", denied.value.hint)
+        assert grant
+        server.execute(grant[1])
+    with Session.connect(build_endpoint(target_account)) as session:
+        assert session.execute("INSERT INTO t VALUES (1)") == 1
+        with pytest.raises(TargetError, match="1227") as denied:
+            session.execute("SET GLOBAL max_connections = 100")
+        assert f"GRANT SYSTEM_VARIABLES_ADMIN ON *.* TO '{user}'@'%';" in denied.value.hint
+
+
+def test_a_server_that_ends_a_silent_session_or_goes_down_under_a_statement_is_an_outage() -> None:
+    """4031 and 1053; the server may be gone before the number is read."""
+    with start_mysql() as server, make_target_account(server) as account:
+        silent = Session.connect(build_endpoint(account))
+        silent.run(b"SET SESSION wait_timeout = 1")
+        known = f"SELECT 1 FROM information_schema.processlist WHERE id = {silent.connection_id}"
+        wait_until(lambda: not server.execute(known))
+        with pytest.raises(TargetUnavailable) as gone:
+            silent.query("SELECT 1")
+        assert gone.value.errno in (4031, 2006, 2013)
+        busy = Session.connect(build_endpoint(account))
+        tables = ", ".join(f"information_schema.columns {name}" for name in "abcd")
+        work = threading.Thread(target=lambda: seen.append(_refuse(busy, f"SELECT COUNT(*) FROM {tables}")))
+        seen: list[TargetError] = []
+        work.start()
+        working = (
+            f"SELECT 1 FROM information_schema.processlist WHERE id = {busy.connection_id} AND info <> ''"
+        )
+        wait_until(lambda: server.execute(working))
+        with server.connect() as administrator:
+            administrator.cursor().execute("SHUTDOWN")
+        work.join()
+        wait_until(lambda: not server.is_running())
+        assert isinstance(seen[0], TargetUnavailable)
+        assert seen[0].errno in (1053, 2013)
+
+
+def _refuse(session: Session, sql: str) -> TargetError:
+    with pytest.raises(TargetError) as refused:
+        session.query(sql)
+    return refused.value
