@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import tenacity
 
-from replicator.checkpoint import Lease, acquire, settle
-from replicator.config import PipelineConfig
+from replicator.checkpoint import Lease, acquire, run_fenced, settle
+from replicator.config import Endpoint, PipelineConfig
 from replicator.config.selection import SelectedTable, Selection, select
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
 from replicator.foreignkeys import (
@@ -30,7 +30,7 @@ from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema, Torn
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
-from replicator.session import Session
+from replicator.session import Session, connect_patiently
 from replicator.tablestate import (
     State,
     Status,
@@ -167,6 +167,7 @@ class _Opening:
         inseparable = build_inseparable(tuple(described.values()), cascades_logged=cascades_logged)
         lease = self._lease = acquire(session, config.pipeline, reader.identity)
         reader.short_id = lease.short_id
+        reader.confirm = lambda: _confirm(config.target, lease, self._stop)
         position = reader.parse_position(lease.position) if lease.position else current
         again = _find_torn_sets(reader, position, inseparable, stored)
         tables = _choose_schemas(selection, described, stored, again)
@@ -201,6 +202,18 @@ class _Opening:
         opened.read_from = _find_read_from(opened)
         reader.verify_position(opened.read_from)
         return opened
+
+
+def _confirm(endpoint: Endpoint, lease: Lease, stop: threading.Event) -> None:
+    """Raise Fenced where a newer process has taken over."""
+    session, _ = connect_patiently(
+        endpoint,
+        loads=False,
+        stop=stop,
+        report=lambda text: log.warning("waiting: %s", text) if text else None,
+        prepare=lambda session: run_fenced(session, lease),
+    )
+    session.close()
 
 
 def _fit_statements(session: Session, tables: Iterable[TableSchema]) -> tuple[TableSchema, ...]:

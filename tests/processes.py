@@ -15,6 +15,8 @@ from typing import Any
 from tests.accounts import Account
 
 SECONDS = 120.0
+STOPPING = ("-m", "tests.faults.stopping")
+"""The program for ``PipelineFile.start`` that stops at a point: see there."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,11 @@ def end(
         process.send_signal(number)
     output, _ = process.communicate(timeout=seconds)
     return process.returncode, output
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process has received SIGSTOP."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
 def follow(process: subprocess.Popen[str], text: str) -> str:

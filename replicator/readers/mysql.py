@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
@@ -41,6 +41,7 @@ log = logging.getLogger("replicator")
 IDLE_SECONDS: Final = 2.0  # how long a session for questions is kept for the next one
 FIRST_DELAY: Final = 0.2  # seconds before the first reconnect; doubles up to LONGEST_DELAY
 LONGEST_DELAY: Final = 15.0
+OLDER_SECONDS: Final = 2  # how long an older process may hold the log before it learns of a newer one
 START_AGAIN: Final = "run `replicator drop`, then load again"
 
 Kind = Literal["mysql", "mariadb"]
@@ -61,11 +62,13 @@ class Server(NamedTuple):
 class MysqlReader:
     """A MySQL or MariaDB source (see ``base.Reader``). Connects at once, to learn who the server is.
 
-    ``short_id`` makes the server_id that reading takes; set it before ``read``. ``counters`` are for metrics.
+    ``short_id`` makes the server_id that reading takes; set it before ``read``. ``confirm`` is asked before the log is
+    taken from another process, and raises where this one was replaced. ``counters`` are for metrics.
     """
 
     def __init__(self, source: Source, *, short_id: str = "", spill_dir: Path | None = None) -> None:
         self.short_id = short_id
+        self.confirm: Callable[[], None] = lambda: None
         self.counters = Counters()
         self._source = source
         self._spill_dir = spill_dir
@@ -124,14 +127,19 @@ class MysqlReader:
 
         A server ends the older of two dumps with one server_id, and MariaDB does not say why: without the lock two
         processes would push each other out for ever. Who finds it taken after a loss was replaced, unless by the ghost
-        of its own lost connection.
+        of its own lost connection, or by an older process that is just about to learn that it was replaced. Such a one
+        asks only once it knows the holder: a newcomer raises its epoch before it can be that.
         """
         lock = f"replicator:{self.short_id}"
         sql = "SELECT IF(GET_LOCK(%s, 0), 0, IS_USED_LOCK(%s)) AS holder"
         holder = int(fetch(connection, sql, [lock, lock])[0]["holder"] or 0)
+        if not self._dump_id:
+            self.confirm()
         if not holder:
             return
         if self._dump_id not in (0, holder):
+            if fetch(connection, "SELECT GET_LOCK(%s, %s) AS got", [lock, OLDER_SECONDS])[0]["got"]:
+                return
             raise SourceTaken(
                 f"{self._source.address}: connection {holder} has begun to read with this pipeline's server_id",
                 hint="another process runs this pipeline: stop one of them",

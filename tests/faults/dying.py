@@ -228,11 +228,16 @@ HUGE_POINTS: dict[str, Plant] = {
 }
 """Points that only a transaction of many megabytes reaches."""
 
+OTHER_POINTS: dict[str, Plant] = {
+    "before-claim": _before(mysql.MysqlReader, "_claim"),
+}
+"""Points where it matters to be slow (``stopping.py``), not to die."""
+
 
 def main() -> None:
     name, times, *command = sys.argv[1:]
     load.CHUNK_ROWS = load.FEWEST_ROWS = CHUNK_ROWS  # type: ignore[misc]
-    (POINTS | HUGE_POINTS)[name](Point(int(times)))
+    (POINTS | HUGE_POINTS | OTHER_POINTS)[name](Point(int(times)))
     sys.argv = ["replicator", *command]
     cli.main()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable
+from replicator.errors import Fenced, PositionLost, SourceError, SourceTaken, SourceUnavailable
 from replicator.model import Heartbeat, Idle, Position, SchemaChange, StreamItem, TableSchema, Transaction
 from replicator.readers import mysql, transport
 from replicator.readers.gtid import FilePosition, GtidPosition, MariadbPosition
@@ -29,6 +29,7 @@ from tests.streams import (
     read_transactions,
     read_until,
 )
+from tests.targets import wait_until
 
 START: dict[str, Callable[..., Server]] = {"mysql": start_mysql, "mariadb": start_mariadb}
 
@@ -172,6 +173,48 @@ def test_a_second_reader_with_the_same_server_id_ends_the_first(server: Server) 
     assert "another process" in caught.value.hint
     insert(server, 2)
     assert read_values(take_until(second, 1)) == [2]
+
+
+def test_a_reader_that_was_replaced_does_not_take_the_log(server: Server) -> None:
+    """It comes to its first read later than the newcomer, whom it leaves at work."""
+    older, start, tables = open_at(server)
+
+    def refuse() -> None:
+        raise Fenced("taken over")
+
+    older.confirm = refuse
+    newcomer = open_root_reader(server, "0011aabb")
+    stream = follow(newcomer, start, tables)
+    insert(server, 1)
+    take_until(stream, 1)
+    with pytest.raises(Fenced):
+        exhaust(follow(older, start, tables))
+    insert(server, 2)
+    assert read_values(take_until(stream, 1)) == [2]
+    assert newcomer.counters.reconnects == 0
+
+
+def test_a_reader_waits_for_an_older_one_that_lets_go_of_the_log(server: Server) -> None:
+    """The newcomer's connection was lost just when the older one came; that one learns in a moment that it was replaced."""
+    reader, start, tables = open_at(server)
+    stream = follow(reader, start, tables)
+    insert(server, 1)
+    take_until(stream, 1)
+    older = server.connect()
+    with older.cursor() as cursor:
+        cursor.execute(f"KILL {reader._dump_id}")
+        cursor.execute("SELECT GET_LOCK('replicator:0011aabb', 10)")
+        assert cursor.fetchone() == (1,)
+
+    def let_go() -> None:
+        wait_until(lambda: any(row[6] == "User lock" for row in server.execute("SHOW PROCESSLIST")))
+        older.close()
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    insert(server, 2)
+    assert read_values(take_until(stream, 1)) == [2]
+    thread.join()
 
 
 def test_an_idle_source_is_heard_of(server: Server) -> None:

@@ -10,7 +10,7 @@ import pytest
 from replicator.truncation import FEW_ROWS
 from tests.accounts import Account
 from tests.compare import Side, describe_difference
-from tests.processes import PipelineFile, end, follow, write_pipeline
+from tests.processes import STOPPING, PipelineFile, end, follow, is_stopped, write_pipeline
 from tests.targets import wait_until
 
 DIGITS = (
@@ -18,7 +18,6 @@ DIGITS = (
 )
 SOME = f"SELECT 'x' FROM {' CROSS JOIN '.join(f'{DIGITS} {name}' for name in 'abcde')}"  # 7^5
 LARGE = f"INSERT INTO big (v) {SOME}; INSERT INTO big (v) SELECT v FROM big LIMIT 10000"
-STOPPING = ("-m", "tests.faults.stopping")
 
 
 @pytest.fixture
@@ -135,7 +134,3 @@ def test_an_older_process_that_was_stopped_before_its_truncate_takes_no_row_of_t
     assert older.returncode == 5, output
     assert "was taken over by" in output
     assert not differs(source, target, "big", "small")
-
-
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
