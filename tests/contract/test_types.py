@@ -115,7 +115,8 @@ def test_large_values_arrive(source_account: Account, target_account: Account, t
     """Values of megabytes, and one row that is larger than a packet of either protocol."""
     pipeline = write_pipeline(tmp_path, source_account, target_account)
     source_account.server.execute("SET GLOBAL max_allowed_packet = 67108864")
-    mirror(source_account, target_account, pipeline, [Zoo("large", LARGE)])
+    with set_global(target_account.server, "max_allowed_packet", "67108864"):
+        mirror(source_account, target_account, pipeline, [Zoo("large", LARGE)])
 
 
 def charsets(server: Server) -> list[tuple[str, int]]:
