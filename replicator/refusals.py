@@ -46,6 +46,10 @@ _DUPLICATES = frozenset((1062, 1586))
 _DATA = frozenset((1265, 1366, 3819))  # truncated, of the wrong type, a CHECK: their SQLSTATE does not say so
 _CHECK = 1242
 _DENIED = frozenset((1044, 1142, 1143, 1227, 1370))
+_TOO_FAR = (
+    "the source ran a cascade that reaches further than this target allows one statement: `drop` the pipeline, then load"
+    " anew; a target that is started with innodb_native_foreign_keys=ON allows it"
+)
 _HINTS = {
     1045: "check target.user and target.password, and that the account may come from this host",
     1049: "create the database, or correct target.database",
@@ -57,9 +61,11 @@ _HINTS = {
     2026: "check target.tls; the server may offer no TLS",
     2059: "this authentication plugin needs TLS or is not supported",
     3024: "raise max_execution_time at the target",
+    3008: _TOO_FAR,
     3159: "the target demands TLS; set target.tls.mode to required",
     3750: "a table without a primary key cannot be made at this target",
     3948: "local_infile is off at the target",
+    6575: _TOO_FAR,
 }
 
 

@@ -56,6 +56,7 @@ class Writer:
 
     ``branches``: XA transactions stay prepared while others commit. They write to a table of their own: one that held the
     counter's row would hold up all others. ``truncates``: one table is emptied now and then.
+    ``settings``: session variables, as SET takes them.
     """
 
     def __init__(
@@ -66,10 +67,13 @@ class Writer:
         branches: Branches | None = None,
         *,
         truncates: bool = False,
+        settings: str = "",
     ) -> None:
         self._branches = branches
         self._truncates = truncates
-        self._connection = server.connect(database=database, autocommit=False)
+        self._connection = server.connect(
+            database=database, autocommit=False, init_command=f"SET {settings}" if settings else None
+        )
         self._random = random.Random(seed)
         self._committed = threading.Condition()
         self._has_ended = False
@@ -134,6 +138,7 @@ class Writer:
                 self._update_order,
                 self._swap_seats,
                 self._swap_emails,
+                self._pass_seats_on,
                 self._move_orders_and_delete,
                 self._change_key,
                 self._delete_customer,
@@ -178,6 +183,12 @@ class Writer:
             cursor.execute("UPDATE customers SET seat = NULL WHERE id = %s", (a,))
             cursor.execute("UPDATE customers SET seat = %s WHERE id = %s", (seat_a, b))
             cursor.execute("UPDATE customers SET seat = %s WHERE id = %s", (seat_b, a))
+
+    def _pass_seats_on(self, cursor: Any) -> None:
+        """A chain: each takes the seat that the one before has just given up."""
+        cursor.execute(
+            "UPDATE customers SET seat = seat + 1 WHERE seat IS NOT NULL ORDER BY seat DESC LIMIT 9"
+        )
 
     def _swap_emails(self, cursor: Any) -> None:
         cursor.execute("SELECT id, email FROM customers ORDER BY id DESC LIMIT 2")

@@ -259,3 +259,26 @@ def test_what_cascades_do_arrives_whoever_logs_it(
     assert target_account.query("SELECT id, a, b FROM city ORDER BY id") == [
         (2, 1, 2), (3, None, None), (10, 1, 9)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("source_server", ["mysql_unlogged", "mariadb"], indirect=True)
+def test_a_cascade_that_branches_further_than_the_target_allows_is_named_and_loaded_anew(
+    source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    """MySQL from 9.6 on counts what one row's cascades open: a tree of 15 rows is too much. Nothing is lost in silence."""
+    write(
+        source_account,
+        "CREATE TABLE tree (id INT PRIMARY KEY, parent INT NULL,"
+        " CONSTRAINT tree_parent FOREIGN KEY (parent) REFERENCES tree (id) ON DELETE CASCADE);"
+        f"INSERT INTO tree VALUES (0, NULL), {', '.join(f'({n}, {(n - 1) // 2})' for n in range(1, 15))}, (99, NULL)",
+    )
+    pipeline = write_pipeline(tmp_path, source_account, target_account)
+    pipeline.must("load", "FILE")
+    write(source_account, "DELETE FROM tree WHERE id = 0")
+    stopped = pipeline.run("run", "FILE", "--until-current")
+    assert stopped.returncode == 5, stopped.stderr
+    assert "reaches further than this target allows" in stopped.stderr
+    assert target_account.query("SELECT COUNT(*) FROM tree") == [(16,)]
+    pipeline.must("drop", "FILE")
+    pipeline.must("run", "FILE", "--until-current")
+    assert target_account.query("SELECT * FROM tree") == [(99, None)]
