@@ -80,9 +80,15 @@ def refused(ends: Ends) -> str:
     return ends.probe(port=1)
 
 
-def answered_by(greeting: bytes, ends: Ends) -> str:
-    with Stranger(greeting) as stranger:
+def answered_by(greeting: bytes, answer: bytes, ends: Ends) -> str:
+    with Stranger(greeting, answer=answer) as stranger:
         return ends.probe(port=stranger.port)
+
+
+def closed(ends: Ends) -> str:
+    pipeline = write_pipeline(ends.folder, ends.source, ends.target)
+    with set_global(ends.target.server, "read_only", "ON"):
+        return pipeline.must("check", "FILE", exit_code=3)
 
 
 def crowded(ends: Ends) -> str:
@@ -157,8 +163,12 @@ def paused(ends: Ends) -> str:
 PLANTED: dict[str, Callable[[Ends], str]] = {
     "… does not resolve": unresolved,
     "refused: a machine answers …": refused,
-    "the port answers, but no login came about": functools.partial(answered_by, b""),
-    "what answers … does not speak MySQL": functools.partial(answered_by, b"SSH-2.0-OpenSSH_9.9\r\n"),
+    "the port answers, and nothing there greets us": functools.partial(answered_by, b"", b""),
+    "what answers there speaks HTTP, not MySQL": functools.partial(
+        answered_by, b"", b"HTTP/1.1 400 Bad Request"
+    ),
+    "read_only is on": closed,
+    "what answers … does not speak MySQL": functools.partial(answered_by, b"SSH-2.0-OpenSSH_9.9\r\n", b""),
     "out of room: … (error 1114…)": full,
     "Too many connections (error 1040…)": crowded,
     "… has exceeded the … resource … (error 1226…)": exhausted,
