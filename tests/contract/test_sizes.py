@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.accounts import Account
+from tests.branches import branching
 from tests.compare import assert_equal
 from tests.contract.paths import run_all
 from tests.processes import PipelineFile, end, follow, write_pipeline
@@ -89,6 +90,36 @@ def test_a_transaction_beyond_the_limit_comes_in_slices(
     pipeline.must("run", "FILE", "--until-current")
     assert compare(source_account, target_account) == 810
     assert target_account.query("SELECT torn, consistent FROM _replicator_status") == [(0, 1)]
+
+
+def test_a_prepared_transaction_beyond_the_limit_comes_in_slices_and_a_table_joins_meanwhile(
+    source_account: Account, target_account: Account, pipeline: PipelineFile
+) -> None:
+    """XA PREPARE read by one run, XA COMMIT by the next two, each killed between slices; then a table comes to the file."""
+    pipeline.set_top(max_transaction_bytes=32 * MEGABYTE)
+    with branching(source_account.server, source_account.database) as branches:
+        branches.prepare("big", insert_rows(500, 100_000, first=100), insert_rows(500, 100_000, first=600))
+        run_all(source_account, ["CREATE TABLE other (id INT PRIMARY KEY)", "INSERT INTO other VALUES (1)"])
+        pipeline.set_top(tables={f"{source_account.database}.wide": {}})
+        pipeline.must("run", "FILE", "--until-current")
+        assert target_account.query("SELECT COUNT(*) FROM wide") == [(10,)]
+        branches.commit("big")
+    for slices in ("2", "1"):
+        process = pipeline.start(
+            "run", "FILE", program=("-m", "tests.faults.dying", "between-slices", slices)
+        )
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, output
+        status = pipeline.status()
+        assert status["torn"]
+        assert status["read_from"] != status["position"]  # its XA PREPARE is read again
+    assert 10 < target_account.query("SELECT COUNT(*) FROM wide")[0][0] < 1010
+    pipeline.edit("tables", **{f"{source_account.database}.other": {}})
+    pipeline.must("run", "FILE", "--until-current")
+    assert compare(source_account, target_account) == 1011
+    status = pipeline.status()
+    assert (status["torn"], status["consistent"]) == (False, True)
+    assert status["read_from"] == status["position"]
 
 
 def test_rows_larger_than_a_packet_of_the_log(

@@ -8,18 +8,20 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from replicator.model import Position, TableSchema, Transaction, UnseenCommit
 from replicator.readers import mysql
 from replicator.readers.mysql import MysqlReader
-from replicator.servers import start_mariadb, start_mysql
+from replicator.servers import Server, start_mariadb, start_mysql
 from replicator.spill import Spill
 from tests.accounts import Account, make_source_account
 from tests.branches import Branches, branching
 from tests.compare import assert_equal
 from tests.processes import end, follow, write_pipeline
 from tests.streams import describe, list_changes, open_reader
+from tests.targets import wait_until
 
 TABLE = "(id INT PRIMARY KEY, v VARCHAR(100))"
 
@@ -211,7 +213,14 @@ def test_a_load_waits_for_what_was_prepared_before_it_and_nothing_is_lost(
     assert status["read_from"] == status["position"]
 
 
-@pytest.mark.parametrize("start", [start_mysql, start_mariadb], ids=["mysql", "mariadb"])
+def start_mysql_without_gtids() -> contextlib.AbstractContextManager[Server]:
+    """Positions are files and offsets there."""
+    return start_mysql(gtid_mode=False)
+
+
+@pytest.mark.parametrize(
+    "start", [start_mysql, start_mysql_without_gtids, start_mariadb], ids=["mysql", "mysql_files", "mariadb"]
+)
 def test_the_source_dies_between_prepare_and_commit(
     start: object, target_account: Account, tmp_path: Path
 ) -> None:
@@ -236,6 +245,70 @@ def test_the_source_dies_between_prepare_and_commit(
         pipeline.must("run", "FILE", "--until-current")
         assert_equal(server, account.database, target_account.server, target_account.database)
         assert target_account.query("SELECT GROUP_CONCAT(id ORDER BY id) FROM a") == [("1,3,4",)]
+
+
+@pytest.mark.parametrize("start", [start_mysql, start_mariadb], ids=["mysql", "mariadb"])
+def test_no_table_changes_between_the_two_halves(
+    start: object, target_account: Account, tmp_path: Path
+) -> None:
+    """Both servers keep the table's lock with the branch, through their own death too: an ALTER comes after the rows."""
+    with (
+        start() as server,  # type: ignore[operator]
+        make_source_account(server) as account,
+        branching(server, account.database) as branches,
+    ):
+        run(account, f"CREATE TABLE a {TABLE}")
+        pipeline = write_pipeline(tmp_path, account, target_account)
+        pipeline.must("load", "FILE")
+        branches.prepare("1", "INSERT INTO a VALUES (1, 'x')")
+        impatient = "SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1"
+        for _ in range(2):
+            for change in ("ALTER TABLE a ADD COLUMN w INT", "TRUNCATE TABLE a"):
+                with pytest.raises(pymysql.err.OperationalError, match="1205"):
+                    server.execute([impatient, change], database=account.database)
+            server.kill()
+            server.restart()
+        alter = "ALTER TABLE a ADD COLUMN w INT"
+        waiting = threading.Thread(
+            target=server.execute, args=(alter,), kwargs={"database": account.database}
+        )
+        waiting.start()
+        wait_until(
+            lambda: server.execute(f"SELECT 1 FROM information_schema.processlist WHERE info = '{alter}'")
+        )
+        branches.commit("1")
+        waiting.join()
+        run(account, "INSERT INTO a VALUES (2, 'x', 5)")
+        pipeline.must("run", "FILE", "--until-current", exit_code=6)
+        assert target_account.query("SELECT * FROM a") == [(1, "x")]
+        assert [table["state"] for table in pipeline.status()["tables"]] == ["paused"]
+
+
+def test_a_commit_whose_prepare_the_checkpoint_forgot_ends_a_run_by_name(
+    source_account: Account, target_account: Account, branches: Branches, tmp_path: Path
+) -> None:
+    """Somebody moved the stored place of reading by hand: the rows of the branch would be missing without a word."""
+    run(source_account, f"CREATE TABLE a {TABLE}")
+    pipeline = write_pipeline(tmp_path, source_account, target_account)
+    pipeline.must("load", "FILE")
+    branches.prepare("old", "INSERT INTO a VALUES (1, 'x')")
+    run(source_account, "INSERT INTO a VALUES (2, 'x')")
+    pipeline.must("run", "FILE", "--until-current")
+    before = pipeline.status()
+    assert before["read_from"] != before["position"]
+    target_account.server.execute(
+        f"UPDATE {target_account.database}._replicator_checkpoint SET read_from = position"
+    )
+    branches.commit("old")
+    run(source_account, "INSERT INTO a VALUES (3, 'x')")
+    for _ in range(2):
+        done = pipeline.run("run", "FILE", "--until-current")
+        assert done.returncode == 4, done.stdout + done.stderr
+        said = " ".join(done.stderr.split())
+        assert f"XA COMMIT X'{source_account.database.encode().hex()}',X'{b'old'.hex()}',7 at " in said
+        assert f"rows may be missing in {source_account.database}.a" in said
+        assert "replicator drop" in said
+        assert target_account.query("SELECT id FROM a") == [(2,)]  # nothing behind it is applied
 
 
 def test_random_interleavings(reader: MysqlReader, source_account: Account, branches: Branches) -> None:
