@@ -31,8 +31,9 @@ from replicator.errors import (
     TargetUnavailable,
 )
 from replicator.model import Batch, Changes, Checkpoint, Op, Position, TableName
+from replicator.patience import build_delays
 from replicator.refusals import LOCK_WAIT_TIMEOUT
-from replicator.session import Result, Session, build_delays, connect_patiently
+from replicator.session import Result, Session, connect_patiently
 from replicator.sql import Packet, Statement
 from replicator.tablestate import (
     Counts,

@@ -19,8 +19,9 @@ from typing import NamedTuple, TypeVar
 from replicator.checkpoint import Lease, lock_name, run_fenced
 from replicator.config import Endpoint
 from replicator.errors import TargetError, TargetRetry, TargetUnavailable
+from replicator.patience import persist
 from replicator.refusals import REFERRED_TO
-from replicator.session import Session, build_delays, connect_patiently
+from replicator.session import Session, connect_patiently
 from replicator.sql import quote_text
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ Fingerprint = Callable[[Session, str], str]
 LOCK_SECONDS = 2
 """How long an older process is waited for, and a table that the application uses: others queue behind who waits for it."""
 
+LONGEST_DELAY = 5.0
 DDL_SECONDS = 24 * 3600.0
 """How long one statement may take: an index on a large table takes hours."""
 
@@ -92,7 +94,7 @@ class Barrier:
         """
         wanted = _Wanted(target, statement, position, expected)
         with self._mutex:
-            self._repeat(lambda session: self._run(session, wanted, checks=checks))
+            self._persist(lambda session: self._run(session, wanted, checks=checks))
 
     def repeat(self, target: str, statement: str, *, position: str) -> bool:
         """Run a statement that a crash may bring again and that leaves the catalog as it is: a TRUNCATE.
@@ -104,7 +106,7 @@ class Barrier:
         if not self._mutex.acquire(blocking=False):
             return False
         try:
-            return self._repeat(lambda session: self._run_again(session, wanted))
+            return self._persist(lambda session: self._run_again(session, wanted))
         finally:
             self._mutex.release()
 
@@ -115,7 +117,7 @@ class Barrier:
         its epoch check and its statement.
         """
         with self._mutex:
-            return self._repeat(self._recover)
+            return self._persist(self._recover)
 
     def close(self) -> None:
         with self._mutex:
@@ -196,30 +198,26 @@ class Barrier:
 
     # --- the session and its lock -------------------------------------------------------------------------------------
 
-    def _repeat(self, action: Callable[[Session], T]) -> T:
+    def _persist(self, action: Callable[[Session], T]) -> T:
         """Hold the lock and run ``action``, which may be repeated, until no outage and no lock is in its way."""
-        for delay in build_delays(longest=5.0):
+
+        def attempt() -> T:
             try:
                 done = action(self._hold())
                 self._release()
-            except TargetUnavailable as error:
-                self._drop_session()
-                self._wait(error, delay)
-            except TargetRetry as error:
-                self._drop_session()
-                self._wait(error, delay)
             except BaseException:
                 self._drop_session()
                 raise
-            else:
-                self._report("")
-                return done
-        raise AssertionError("delays have no end")
+            return done
 
-    def _wait(self, error: TargetError, delay: float) -> None:
-        self._report(f"target: {error.message}")
-        if self._stop.wait(delay):
-            raise error
+        done = persist(
+            attempt,
+            tell=lambda error: self._report(f"target: {error.message}"),
+            stop=self._stop,
+            longest=LONGEST_DELAY,
+        )
+        self._report("")
+        return done
 
     def _hold(self) -> Session:
         """Our session, with the lock; one that was silent for too long is replaced."""

@@ -11,7 +11,6 @@ PyMySQL alone would send any file that the server names, in answer to any statem
 from __future__ import annotations
 
 import contextlib
-import random
 import re
 import socket
 import ssl
@@ -25,7 +24,8 @@ from pymysql.connections import Connection, MySQLResult
 from pymysql.constants import CLIENT, COMMAND
 
 from replicator.config import CONNECT_TIMEOUT, Endpoint, connect_options
-from replicator.errors import TargetError, TargetRetry, TargetUnavailable
+from replicator.errors import TargetError, TargetUnavailable
+from replicator.patience import persist
 from replicator.refusals import NO_SUCH_THREAD, Grantee, raise_classified
 from replicator.stranger import GARBAGE, find_stranger
 from replicator.tls import assert_encrypted
@@ -386,33 +386,18 @@ def connect_patiently(
 
     ``report`` hears what is waited for, and "" once that is over. When ``stop`` is set, the outage is raised.
     """
-    for delay in build_delays():
-        session = None
+
+    def connect() -> tuple[Session, T]:
+        session = Session.connect(endpoint, loads=loads, read_seconds=read_seconds)
         try:
-            session = Session.connect(endpoint, loads=loads, read_seconds=read_seconds)
-            made = prepare(session)
-        except (TargetUnavailable, TargetRetry) as error:
-            if session is not None:
-                session.close()
-            report(f"target: {error.message}")
-            if stop.wait(delay):
-                raise
+            return session, prepare(session)
         except BaseException:
-            if session is not None:
-                session.close()
+            session.close()
             raise
-        else:
-            report("")
-            return session, made
-    raise AssertionError("delays have no end")
 
-
-def build_delays(first: float = 0.05, longest: float = 15.0) -> Iterator[float]:
-    """Seconds to wait before each next attempt: doubling, bounded, and spread so that processes do not march in step."""
-    delay = first
-    while True:
-        yield delay * random.uniform(0.5, 1.0)
-        delay = min(longest, delay * 2)
+    connected = persist(connect, tell=lambda error: report(f"target: {error.message}"), stop=stop)
+    report("")
+    return connected
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

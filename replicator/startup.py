@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import tenacity
-
 from replicator.checkpoint import Lease, acquire, run_fenced, settle
 from replicator.config import Endpoint, PipelineConfig
 from replicator.config.selection import SelectedTable, Selection, select
@@ -28,6 +26,7 @@ from replicator.foreignkeys import (
 )
 from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema, Torn
+from replicator.patience import persist
 from replicator.readers.base import Reader
 from replicator.readers.mysql import MysqlReader
 from replicator.session import Session, connect_patiently
@@ -89,25 +88,14 @@ def wait_for(
     action: Callable[[], T], waiting: Callable[[str], None], stop: threading.Event, *, is_patient: bool
 ) -> T:
     """Try until it works: an end that is away is ordinary life (SEMANTICS §8). Impatient commands fail at once."""
+    if not is_patient:
+        return action()
 
-    def is_worth_waiting(error: BaseException) -> bool:
-        return is_patient and isinstance(error, ReplicatorError) and error.retryable
+    def tell(error: ReplicatorError) -> None:
+        waiting(error.message)
+        log.warning("waiting: %s", error.message)
 
-    def tell(state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        message = error.message if isinstance(error, ReplicatorError) else str(error)
-        waiting(message)
-        log.warning("waiting: %s", message)
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_worth_waiting),
-        wait=tenacity.wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-        stop=tenacity.stop_when_event_set(stop),
-        sleep=tenacity.sleep_using_event(stop),
-        before_sleep=tell,
-        reraise=True,
-    )
-    result = retrying(action)
+    result = persist(action, tell=tell, stop=stop, first=FIRST_WAIT, longest=LONGEST_WAIT)
     waiting("")
     return result
 

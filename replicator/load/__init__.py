@@ -38,8 +38,9 @@ from replicator.load.progress import Progress, TableSummary
 from replicator.load.provision import Orphans, add_indexes, empty_table, open_barrier, prepare_tables
 from replicator.load.provision import add_foreign_keys as _add_foreign_keys
 from replicator.model import Position, TableName, TableSchema
+from replicator.patience import persist
 from replicator.readers.base import KeyRange, Reader, Snapshot, SnapshotSession
-from replicator.session import Session, build_delays, connect_patiently
+from replicator.session import Session, connect_patiently
 from replicator.tablestate import Found, State, TableState, read_tables, set_table
 
 __all__ = ["Ends", "Loader", "add_foreign_keys", "prepare_tables"]
@@ -345,25 +346,28 @@ class Loader:
     def _open_snapshot(self) -> Snapshot | None:
         """A snapshot for some of what is pending, waiting through the source's outages; None when told to stop."""
         begun = time.monotonic()
-        for delay in build_delays():
-            try:
-                snapshot = self._ends.reader.open_snapshot(
-                    self._pending, self._workers, self._stop, self._inseparable
-                )
-                self._refuse_early(snapshot)
-            except (SourceUnavailable, SnapshotLost) as error:
-                if isinstance(error, SourceLocked) and time.monotonic() - begun > BLOCKED_SECONDS:
-                    raise SourceError(
-                        f"{error.message}; given up after {BLOCKED_SECONDS:.0f} s", hint=error.hint
-                    ) from None
-                self._report(f"source: {error.message}")
-                log.warning("load: %s", error.message)
-                if self._stop.wait(delay):
-                    return None
-            else:
-                self._report("")
-                return snapshot
-        raise AssertionError("delays have no end")
+
+        def attempt() -> Snapshot:
+            snapshot = self._ends.reader.open_snapshot(
+                self._pending, self._workers, self._stop, self._inseparable
+            )
+            self._refuse_early(snapshot)
+            return snapshot
+
+        def tell(error: ReplicatorError) -> None:
+            if isinstance(error, SourceLocked) and time.monotonic() - begun > BLOCKED_SECONDS:
+                raise SourceError(
+                    f"{error.message}; given up after {BLOCKED_SECONDS:.0f} s", hint=error.hint
+                ) from None
+            self._report(f"source: {error.message}")
+            log.warning("load: %s", error.message)
+
+        try:
+            snapshot = persist(attempt, tell=tell, stop=self._stop)
+        except (SourceUnavailable, SnapshotLost):
+            return None
+        self._report("")
+        return snapshot
 
     def _refuse_early(self, snapshot: Snapshot) -> None:
         """A server may show a transaction's position a moment before its rows."""

@@ -20,6 +20,7 @@ import pymysql
 from replicator.config import Source, connect_options
 from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
 from replicator.model import Idle, Position, StreamItem, TableName, TableSchema
+from replicator.patience import build_delays
 from replicator.readers import mysql_catalog, mysql_checks, mysql_snapshot, shortdump
 from replicator.readers.base import Requirement, Snapshot
 from replicator.readers.gtid import (
@@ -312,7 +313,7 @@ class MysqlReader:
         position: MysqlPosition = start
         if self._left != start:
             self._undecided.close()
-        delay = FIRST_DELAY
+        delay, delays = 0.0, build_delays(FIRST_DELAY, LONGEST_DELAY)
         self._dump_id = 0
         while not stop.is_set():
             transactions: Transactions | None = None
@@ -332,7 +333,8 @@ class MysqlReader:
                 yield from transactions.items()
             except SourceUnavailable as error:
                 if transactions is not None and transactions.position is not position:
-                    position, delay = transactions.position, FIRST_DELAY
+                    position, delays = transactions.position, build_delays(FIRST_DELAY, LONGEST_DELAY)
+                delay = next(delays)
                 self._note_loss(error, delay)
             except UnsupportedEvent as error:
                 place = transactions.position if transactions is not None else position
@@ -343,7 +345,6 @@ class MysqlReader:
                 self._close_link()
                 self._left = transactions.position if transactions is not None else position
             yield from self._wait(delay, position, stop)
-            delay = min(delay * 2, LONGEST_DELAY)
 
     def _replica(self) -> Replica:
         return Replica.of(self.short_id) if self.short_id else Replica.passing()

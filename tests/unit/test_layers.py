@@ -47,6 +47,7 @@ SHARED_WITH_READERS = {
     "spill",
     "readers",
     "jsonnumber",
+    "patience",
     "stranger",
 }
 

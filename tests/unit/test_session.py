@@ -17,7 +17,7 @@ from replicator.errors import (
     TargetUnavailable,
 )
 from replicator.refusals import Grantee, classify
-from replicator.session import BODY_PACKET_BYTES, Body, build_delays
+from replicator.session import BODY_PACKET_BYTES, Body
 
 CONNECTION_NAMES = (
     "_execute_command",
@@ -186,10 +186,3 @@ def test_a_body_that_fails_closes_the_connection_without_ending_the_file() -> No
         Body(PACKET, read()).send(wire, b"rows")  # type: ignore[arg-type]
     assert wire.sent == [b"a"]
     assert wire.is_closed
-
-
-def test_delays_grow_and_stay_bounded() -> None:
-    delays = build_delays(0.1, 2.0)
-    seen = [next(delays) for _ in range(20)]
-    assert 0.05 <= seen[0] <= 0.1
-    assert all(1.0 <= delay <= 2.0 for delay in seen[6:])
