@@ -15,6 +15,7 @@ from replicator.errors import SchemaMismatch
 from replicator.preview import Preview, build_preview, print_preview
 from tests.accounts import Account
 from tests.processes import PipelineFile, write_pipeline
+from tests.targets import set_global
 
 SHOP = """
 CREATE TABLE customers (id INT PRIMARY KEY, name VARCHAR(50) NOT NULL, KEY by_name (name));
@@ -47,13 +48,17 @@ def actions(preview: Preview) -> dict[str, str]:
     return {item.schema.source.table: item.action for item in preview.tables}
 
 
-def test_nothing_changes_at_the_target(file: PipelineFile, target_account: Account) -> None:
-    preview = build_preview(load(file.path))
+@pytest.mark.parametrize(("local_infile", "way"), [("ON", "LOAD DATA LOCAL"), ("OFF", "multi-row INSERT")])
+def test_nothing_changes_at_the_target(
+    file: PipelineFile, target_account: Account, local_infile: str, way: str
+) -> None:
+    with set_global(target_account.server, "local_infile", local_infile):
+        preview = build_preview(load(file.path))
     assert actions(preview) == {"customers": "create", "log": "create", "orders": "create"}
     assert target_account.query("SHOW TABLES") == []
     customers = preview.tables[0]
     assert customers.schema.rows_estimate == 2
-    assert customers.load.endswith("LOAD DATA LOCAL")
+    assert customers.load.endswith(way)
     assert customers.load.startswith("~1 chunks of ")
 
 
