@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pymysql
+
 from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account
 from tests.branches import branching
@@ -39,6 +41,7 @@ KEPT = ("catching_up", "streaming", "paused")
 """States of tables that a start goes on with."""
 
 PAUSED = 6
+DEADLOCK = 1213
 SOURCE_STOPPED = 4
 LEVEL_SECONDS = 90.0
 
@@ -104,7 +107,14 @@ class Mirrored:
         return f"{self.source.database}.{table}"
 
     def run(self, statement: str) -> None:
-        self.source.server.execute(statement, database=self.source.database)
+        """At the source; again after a deadlock with a writer in the background, which undoes all of it."""
+        while True:
+            try:
+                self.source.server.execute(statement, database=self.source.database)
+                return
+            except pymysql.err.OperationalError as error:
+                if error.args[0] != DEADLOCK:
+                    raise
 
     def say(self, text: str) -> None:
         self.has_changed = True
