@@ -18,6 +18,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--target", choices=sorted(PROFILES), default="plain", help="the target's settings")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under a setting of the shared target, what does not use it could only say again what it says without."""
+    if config.getoption("--target") == "plain":
+        return
+    concerned = {item: "mysql_target" in getattr(item, "fixturenames", ()) for item in items}
+    config.hook.pytest_deselected(items=[item for item in items if not concerned[item]])
+    items[:] = [item for item in items if concerned[item]]
+
+
 @pytest.fixture(scope="session")
 def mysql_target(request: pytest.FixtureRequest) -> Iterator[Server]:
     with start_mysql(**cast(Any, PROFILES[request.config.getoption("--target")])) as server:
