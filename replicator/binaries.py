@@ -1,9 +1,9 @@
 """Bring the binaries of throwaway servers; `make setup` calls it, `servers.py` finds what it brought.
 
-MySQL comes from Debian unstable (the only Debian suite that has it) and MariaDB from Debian 12, each with the
-whole closure of its libraries, C library and loader included, unpacked into a private prefix under the user's
-cache. Nothing is installed, no privilege is needed, the system's own servers are never touched, and both
-products run the same on every machine. A server that the machine has is used only where unpacking is impossible.
+MySQL comes from Debian unstable (the only Debian suite that has it), MariaDB from Debian 12, PostgreSQL from both, each
+with the whole closure of its libraries, C library and loader included, unpacked into a private prefix under the user's
+cache. Nothing is installed, no privilege is needed, the system's own servers are never touched, and all products run
+the same on every machine. A server that the machine has is used only where unpacking is impossible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Literal
 
 from replicator.errors import MissingBinary
 
-Kind = Literal["mysql", "mariadb"]
+Kind = Literal["mysql", "mariadb", "postgres"]
+Name = Literal["mysql", "mariadb", "postgres", "postgres_newest"]
 Version = tuple[int, int, int]
 
 DEBIAN_KEYRINGS = tuple(
@@ -36,28 +37,56 @@ DEFAULT_MIRROR = (
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Where one product comes from and the oldest version that will do."""
+    """Where one product comes from and the oldest version that will do; ``folder`` holds its programs."""
 
+    name: Name
     kind: Kind
     title: str
     suite: str
     packages: tuple[str, ...]
     program: str
     minimum: Version
+    folder: str = "usr/sbin"
 
 
-PRODUCTS: dict[Kind, Product] = {
-    "mysql": Product(
-        "mysql", "MySQL", "sid", ("mysql-server-core", "mysql-client-core"), "mysqld", (8, 0, 20)
-    ),
-    "mariadb": Product(
-        "mariadb",
-        "MariaDB",
-        "bookworm",
-        ("mariadb-server-core", "mariadb-client-core"),
-        "mariadbd",
-        (10, 5, 0),
-    ),
+_POSTGRES_FOLDER = "usr/lib/postgresql/*/bin"
+
+PRODUCTS: dict[Name, Product] = {
+    product.name: product
+    for product in (
+        Product(
+            "mysql", "mysql", "MySQL", "sid", ("mysql-server-core", "mysql-client-core"), "mysqld", (8, 0, 20)
+        ),
+        Product(
+            "mariadb",
+            "mariadb",
+            "MariaDB",
+            "bookworm",
+            ("mariadb-server-core", "mariadb-client-core"),
+            "mariadbd",
+            (10, 5, 0),
+        ),
+        Product(
+            "postgres",
+            "postgres",
+            "PostgreSQL",
+            "bookworm",
+            ("postgresql",),
+            "postgres",
+            (13, 0, 0),
+            _POSTGRES_FOLDER,
+        ),
+        Product(
+            "postgres_newest",
+            "postgres",
+            "PostgreSQL",
+            "sid",
+            ("postgresql",),
+            "postgres",
+            (16, 0, 0),
+            _POSTGRES_FOLDER,
+        ),
+    )
 }
 
 
@@ -71,10 +100,9 @@ class Installation:
     loader: tuple[str, ...]
 
     def command(self, program: str) -> list[str]:
-        """The start of a command line that runs ``program`` (mysqld, mysql, mysqldump, mariadbd, mariadb)."""
-        for folder in ("usr/sbin", "usr/bin", "sbin", "bin", "libexec"):
-            path = self.basedir / folder / program
-            if path.exists():
+        """The start of a command line that runs ``program`` (mysqld, mysqldump, mariadb, postgres, initdb, …)."""
+        for folder in (_POSTGRES_FOLDER, "usr/sbin", "usr/bin", "sbin", "bin", "libexec"):
+            for path in self.basedir.glob(f"{folder}/{program}"):
                 return [*self.loader, str(path)]
         raise MissingBinary(f"{program} is not in {self.basedir}", hint="run `make setup`")
 
@@ -93,9 +121,9 @@ def cache_folder() -> Path:
     return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "replicator"
 
 
-def find(kind: Kind) -> Installation:
+def find(name: Name) -> Installation:
     """The product's programs here: the unpacked ones, else the machine's own, else MissingBinary."""
-    product = PRODUCTS[kind]
+    product = PRODUCTS[name]
     found = _find_unpacked(product) or _find_installed(product)
     if found is None:
         raise MissingBinary(
@@ -105,9 +133,9 @@ def find(kind: Kind) -> Installation:
     return found
 
 
-def bring(kind: Kind) -> Installation:
+def bring(name: Name) -> Installation:
     """Make sure the product is there, unpacking it when it is not; MissingBinary says what to install."""
-    product = PRODUCTS[kind]
+    product = PRODUCTS[name]
     found = _find_unpacked(product)
     if found is not None:
         return found
@@ -123,7 +151,7 @@ def bring(kind: Kind) -> Installation:
 
 
 def _prefix(product: Product) -> Path:
-    return cache_folder() / "servers" / product.kind
+    return cache_folder() / "servers" / product.name
 
 
 def _find_unpacked(product: Product) -> Installation | None:
@@ -157,8 +185,9 @@ def _find_installed(product: Product) -> Installation | None:
 
 
 def _parse_version(text: str) -> Version:
-    match = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
-    return (int(match[1]), int(match[2]), int(match[3])) if match else (0, 0, 0)
+    """The first two or three numbers joined by dots; PostgreSQL has two, and one with a word before a release."""
+    match = re.search(r"(\d+)(?:\.|devel|beta|rc)(\d*)(?:\.(\d+))?", text)
+    return (int(match[1]), int(match[2] or 0), int(match[3] or 0)) if match else (0, 0, 0)
 
 
 def _dotted(version: Version) -> str:
@@ -171,7 +200,7 @@ def _dotted(version: Version) -> str:
 def _unpack(product: Product) -> Installation:
     _require_tools(product)
     _say(f"fetching {product.title} from Debian {product.suite} into {_prefix(product)}")
-    with tempfile.TemporaryDirectory(dir=_parent(product), prefix=f".{product.kind}-") as name:
+    with tempfile.TemporaryDirectory(dir=_parent(product), prefix=f".{product.name}-") as name:
         folder = Path(name)
         source = f"deb [signed-by={_keyring(folder)}] {find_mirror()} {product.suite} main\n"
         debs = _download(folder / "apt", product, source)
@@ -179,21 +208,38 @@ def _unpack(product: Product) -> Installation:
         for deb in debs:
             _run(product, ["dpkg", "-x", str(deb), str(staging)])
         _drop_unused(staging)
-        banner = _output([*_loader(staging), str(staging / "usr/sbin" / product.program), "--version"])
+        program = next(staging.glob(f"{product.folder}/{product.program}"))
+        banner = _output([*_loader(staging), str(program), "--version"])
         version = _parse_version(banner)
         if version < product.minimum:
             raise _impossible(product, f"the unpacked {product.program} does not run: {banner.strip()}")
+        if product.kind == "postgres":
+            _wrap_postgres(program)
         (staging / "VERSION").write_text(_dotted(version) + "\n")
         staging.rename(_prefix(product))
     _say(f"{product.title} {_dotted(version)} is ready")
     return Installation(product.kind, version, _prefix(product), _loader(_prefix(product)))
 
 
+def _wrap_postgres(program: Path) -> None:
+    """initdb runs the server beside it by its path: a script there calls the server with the prefix's own loader."""
+    server = program.with_name("postgres.server")
+    program.rename(server)
+    program.write_text(
+        '#!/bin/sh\nhere=$(dirname "$0")\ntop=$here/../../../../..\n'
+        'for loader in "$top"/usr/lib/*-linux-gnu*/ld-linux*.so.* "$top"/lib/*-linux-gnu*/ld-linux*.so.*; do\n'
+        '  [ -e "$loader" ] && break\ndone\n'
+        'path=$(printf "%s:" "$top"/usr/lib/*-linux-gnu* "$top"/lib/*-linux-gnu*)\n'
+        'exec "$loader" --library-path "$path" "$here/postgres.server" "$@"\n'
+    )
+    program.chmod(0o755)
+
+
 def _parent(product: Product) -> Path:
     parent = _prefix(product).parent
     parent.mkdir(parents=True, exist_ok=True)
     # What an interrupted run left behind; _locked() keeps a running one out.
-    for stale in parent.glob(f".{product.kind}-*"):
+    for stale in parent.glob(f".{product.name}-*"):
         shutil.rmtree(stale, ignore_errors=True)
     return parent
 
@@ -205,10 +251,11 @@ def _require_tools(product: Product) -> None:
 
 
 def _impossible(product: Product, reason: str) -> MissingBinary:
+    package = "postgresql" if product.kind == "postgres" else f"{product.kind}-server"
     return MissingBinary(
         f"{product.title} cannot be unpacked: {reason}",
         hint=f"install {product.title} >= {_dotted(product.minimum)} so that `{product.program}` is in PATH "
-        f"(Debian, Ubuntu: apt-get install {product.kind}-server; Fedora: dnf install {product.kind}-server), "
+        f"(Debian, Ubuntu: apt-get install {package}; Fedora: dnf install {package}), "
         "or run `make setup` on Debian or Ubuntu with network access, then again here",
     )
 
@@ -237,7 +284,7 @@ def _keyring(folder: Path) -> Path:
     for keyring in DEBIAN_KEYRINGS:
         if keyring.exists():
             return keyring
-    product = Product("mysql", "Debian's keyring", "", ("debian-archive-keyring",), "", (0, 0, 0))
+    product = Product("mysql", "mysql", "Debian's keyring", "", ("debian-archive-keyring",), "", (0, 0, 0))
     for deb in _download(folder / "keyring-apt", product, None):
         _run(product, ["dpkg", "-x", str(deb), str(folder / "keyring")])
     unpacked = [folder / "keyring" / keyring.relative_to("/") for keyring in DEBIAN_KEYRINGS]
@@ -331,8 +378,8 @@ def _say(text: str) -> None:
 def main() -> None:
     """Bring every product; exit with the error's code and its hint where one cannot be had."""
     try:
-        for kind in PRODUCTS:
-            bring(kind)
+        for name in PRODUCTS:
+            bring(name)
     except MissingBinary as error:
         _say(str(error))
         sys.exit(error.exit_code)

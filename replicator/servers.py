@@ -57,7 +57,7 @@ COMMON_SETTINGS: dict[str, Setting] = {
     "binlog_row_image": "FULL",
     "binlog_row_metadata": "FULL",
 }
-KIND_SETTINGS: dict[Kind, dict[str, Setting]] = {
+KIND_SETTINGS: dict[str, dict[str, Setting]] = {
     "mysql": {"mysqlx": False, "gtid_mode": True, "enforce_gtid_consistency": True},
     "mariadb": {"log_slave_updates": True, "innodb_log_file_size": "64M"},
 }
@@ -93,35 +93,25 @@ def start_mariadb(*, durable: bool = False, tls: Certificates | None = None, **s
     return Server("mariadb", durable=durable, tls=tls, settings=settings)
 
 
-class Server:
-    """One running server. Closing it (or leaving its ``with`` block) kills it and removes its files.
+class Throwaway:
+    """One server process in a temporary directory, owned by a supervisor; what all products have in common.
 
-    Attributes: ``kind``, ``version``, ``host``, ``port``, ``socket`` (path), ``datadir``, ``log`` (path of the
-    error log), ``user`` and ``password`` of the all-powerful account, ``pid``, ``settings`` (change them, then
-    restart), and ``tls``.
+    A product says how it is started (``_command``) and when it answers (``_wait_until_ready``).
     """
 
     host = "127.0.0.1"
-    user = "root"
+    stop_signal = signal.SIGTERM
+    port_taken = "already in use"  # what the log says then
 
-    def __init__(
-        self, kind: Kind, *, durable: bool, tls: Certificates | None, settings: dict[str, Setting]
-    ) -> None:
-        self.installation: Installation = binaries.find(kind)
+    def __init__(self, kind: Kind, installation: Installation, template: Path) -> None:
+        self.installation = installation
         self.kind: Kind = kind
-        self.version: Version = self.installation.version
-        self.tls = tls
-        self.settings = _resolve_settings(kind, durable, tls, settings)
-        template = _find_template(self.installation, self.settings)
+        self.version: Version = installation.version
         self.password = (template / "password").read_text()
         self._supervisor = SupervisorConnection(f"replicator-{kind}-")
         self._close = weakref.finalize(self, self._supervisor.close)
         self.directory = self._supervisor.directory
         self.datadir = self.directory / "data"
-        # Of its own: a server that starts removes every server's temporary tables from a shared one.
-        self.temporary = self.directory / "tmp"
-        self.temporary.mkdir()
-        self.socket = self.directory / "sock"
         self.log = self.directory / "log"
         self.pid = 0
         self.port = 0
@@ -129,7 +119,6 @@ class Server:
         if copied["code"]:
             self.close()
             raise ServerFailed(f"{template} could not be copied to {self.datadir}", hint="is the disk full?")
-        self._start_on_free_port()
 
     # --- life cycle -------------------------------------------------------------------------------
 
@@ -141,7 +130,7 @@ class Server:
 
     def stop(self) -> None:
         """Shut down in order, as a service manager would."""
-        self._supervisor.ask(do="end", signal=int(signal.SIGTERM), seconds=STOP_SECONDS)
+        self._supervisor.ask(do="end", signal=int(self.stop_signal), seconds=STOP_SECONDS)
 
     def kill(self) -> None:
         """Kill with SIGKILL: what was not flushed is lost, and the next start recovers."""
@@ -166,6 +155,56 @@ class Server:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The last lines of the error log."""
+        return _read_tail(self.log, lines)
+
+    def _start_on_free_port(self) -> None:
+        for _ in range(10):
+            self.port = _pick_port()
+            try:
+                return self.start()
+            except ServerFailed:
+                # Another process took the port between our look and the server's bind: only that luck mends.
+                if self.port_taken not in self.log_tail(50):
+                    self.close()
+                    raise
+            except BaseException:
+                self.close()
+                raise
+        self.close()
+        raise ServerFailed("no free port was found in ten attempts")
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _wait_until_ready(self) -> None:
+        raise NotImplementedError
+
+
+class Server(Throwaway):
+    """One running MySQL or MariaDB server. Closing it (or leaving its ``with`` block) kills it and removes its files.
+
+    Attributes: ``kind``, ``version``, ``host``, ``port``, ``socket`` (path), ``datadir``, ``log`` (path of the
+    error log), ``user`` and ``password`` of the all-powerful account, ``pid``, ``settings`` (change them, then
+    restart), and ``tls``.
+    """
+
+    user = "root"
+
+    def __init__(
+        self, kind: Kind, *, durable: bool, tls: Certificates | None, settings: dict[str, Setting]
+    ) -> None:
+        installation = binaries.find(kind)
+        self.tls = tls
+        self.settings = _resolve_settings(kind, durable, tls, settings)
+        super().__init__(kind, installation, _find_template(installation, self.settings))
+        # Of its own: a server that starts removes every server's temporary tables from a shared one.
+        self.temporary = self.directory / "tmp"
+        self.temporary.mkdir()
+        self.socket = self.directory / "sock"
+        self._start_on_free_port()
 
     # --- use --------------------------------------------------------------------------------------
 
@@ -235,27 +274,7 @@ class Server:
         """MySQL's server_uuid; MariaDB has none and names itself by server_id."""
         return str(self.execute(f"SELECT @@{'server_uuid' if self.kind == 'mysql' else 'server_id'}")[0][0])
 
-    def log_tail(self, lines: int = 20) -> str:
-        """The last lines of the error log."""
-        return _read_tail(self.log, lines)
-
     # --- inner parts ------------------------------------------------------------------------------
-
-    def _start_on_free_port(self) -> None:
-        for _ in range(10):
-            self.port = _pick_port()
-            try:
-                return self.start()
-            except ServerFailed:
-                # Another process took the port between our look and the server's bind: only that luck mends.
-                if "already in use" not in self.log_tail(50):
-                    self.close()
-                    raise
-            except BaseException:
-                self.close()
-                raise
-        self.close()
-        raise ServerFailed("no free port was found in ten attempts")
 
     def _command(self) -> list[str]:
         places = {
@@ -443,5 +462,5 @@ def _pick_port() -> int:
     while True:
         port = random.randrange(low, max(limit, low + 1000))
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((Server.host, port))
+            probe.bind((Throwaway.host, port))
             return port
