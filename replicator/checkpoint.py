@@ -465,6 +465,15 @@ def forget(session: Session, pipeline: str) -> None:
     session.commit()
 
 
+def read_short_id(session: Session, pipeline: str) -> str:
+    """What the pipeline's names at the source end with, '' where it never began."""
+    rows = session.query(
+        "SELECT short_id FROM _replicator_checkpoint WHERE pipeline=%s AND worker=0", pipeline
+    )
+    session.rollback()
+    return str(rows[0][0]) if rows else ""
+
+
 def list_pipelines(session: Session) -> Iterable[str]:
     """The pipelines that have a checkpoint in this database."""
     rows = session.query("SELECT pipeline FROM _replicator_checkpoint WHERE worker=0 ORDER BY pipeline")

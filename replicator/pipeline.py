@@ -159,6 +159,7 @@ class Pipeline:
             cascades_logged=opened.cascades_logged,
             parents=build_edges(opened.tables),
             unsettled=self._unsettled,
+            partial=not opened.reader.sends_whole_rows,
         )
 
     # -- life cycle -------------------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ class Pipeline:
         self._applied_position = batch.checkpoint.position
         self._last_transactions = batch.transactions
         self._metrics.add(batch, applied.counts, applied.conflicts)
-        self._opened.reader.ack(batch.checkpoint.position)
+        self._opened.reader.ack(batch.checkpoint.read_from)
 
     def _truncate(self, table: TableSchema, position: Position) -> bool:
         return truncate(

@@ -25,7 +25,7 @@ class Preparer:
     """Plans and renders for one pipeline. ``constrain`` is called in stream order, by the thread that prepares.
 
     ``is_checking``: foreign key checks are needed at all; ``parents``: the foreign keys of each target table;
-    ``unsettled``: tables whose foreign keys are not there, or not true, yet.
+    ``unsettled``: tables whose foreign keys are not there, or not true, yet. ``partial``: rows may leave values out.
     """
 
     def __init__(
@@ -36,11 +36,14 @@ class Preparer:
         cascades_logged: bool,
         parents: Mapping[str, tuple[Edge, ...]],
         unsettled: Iterable[TableName],
+        partial: bool = False,
     ) -> None:
         self._limits = limits
         self._is_checking = is_checking
         self._unsettled = frozenset(unsettled)
-        self._settings = PlanSettings(checks=False, cascades_logged=cascades_logged, parents=parents)
+        self._settings = PlanSettings(
+            checks=False, cascades_logged=cascades_logged, parents=parents, partial=partial
+        )
 
     def constrain(self, tables: Iterable[TableName]) -> None:
         """The foreign keys of these tables hold from the next batch on."""

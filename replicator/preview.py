@@ -21,7 +21,7 @@ from replicator.foreignkeys import build_groups, find_check_reasons
 from replicator.load import count_chunk_rows
 from replicator.model import TableName, TableSchema
 from replicator.readers.base import Reader
-from replicator.readers.mysql import MysqlReader
+from replicator.readers.opening import open_reader
 from replicator.session import SQL_MODE, Session
 from replicator.tablestate import read_known_tables
 
@@ -83,7 +83,7 @@ class Preview:
 def build_preview(config: PipelineConfig) -> Preview:
     """Ask both ends. Raises ConfigError, SourceError, TargetError where they cannot be asked."""
     with Session.connect(config.target) as session:
-        reader = MysqlReader(config.source)
+        reader = open_reader(config)
         try:
             return _Builder(config, session, reader).build()
         finally:

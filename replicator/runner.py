@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import signal
 import subprocess
 import sys
@@ -15,13 +16,16 @@ from types import FrameType
 from replicator import checkpoint
 from replicator.config import PipelineConfig, load
 from replicator.console import View, open_console, open_display, render_loaded
-from replicator.errors import ReplicatorError
+from replicator.errors import ReplicatorError, SourceError
 from replicator.load.existing import forget_keys
 from replicator.pipeline import Options, Pipeline, Until, summarize
+from replicator.readers.opening import forget_pipeline
 from replicator.session import Session
 from replicator.startup import open_pipeline
 from replicator.stream import BatchLimits
 from replicator.supervisor import die_with_parent
+
+log = logging.getLogger("replicator")
 
 
 def run_pipeline(path: Path, *, until: Until) -> int:
@@ -116,9 +120,21 @@ def run_pipelines(paths: Sequence[Path], *, until: Until) -> int:
 
 
 def drop_pipeline(config: PipelineConfig) -> str:
-    """Remove the pipeline's checkpoint from the target; returns a sentence on what stays."""
+    """Remove what the source keeps for the pipeline, then its checkpoint; returns a sentence on what stays.
+
+    A source that is away for ever must not keep the checkpoint: what stays there is named.
+    """
     with Session.connect(config.target) as session:
         checkpoint.create_tables(session, config.pipeline)
+        short_id = checkpoint.read_short_id(session, config.pipeline)
+        if short_id:
+            try:
+                forget_pipeline(config, short_id)
+            except SourceError as error:
+                log.warning(
+                    "what the source keeps for %s stays, its name ends with %s: %s",
+                    *(config.pipeline, short_id, error.message),
+                )
         checkpoint.forget(session, config.pipeline)
         forget_keys(session, config.pipeline)
     return (

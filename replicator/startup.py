@@ -28,7 +28,7 @@ from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema, Torn
 from replicator.patience import persist
 from replicator.readers.base import Reader
-from replicator.readers.mysql import MysqlReader
+from replicator.readers.opening import open_reader
 from replicator.session import Session, connect_patiently
 from replicator.tablestate import (
     State,
@@ -127,7 +127,7 @@ class _Opening:
         self._lease: Lease | None = None
 
     def open(self) -> Opened:
-        reader = MysqlReader(self._config.source, spill_dir=self._spill_dir)
+        reader = open_reader(self._config, spill_dir=self._spill_dir)
         session = Session.connect(self._config.target, loads=True)
         try:
             if self._lease is not None:
@@ -137,7 +137,7 @@ class _Opening:
             session.close()
             raise
 
-    def _open(self, reader: MysqlReader, session: Session) -> Opened:
+    def _open(self, reader: Reader, session: Session) -> Opened:
         config = self._config
         current = reader.position()
         status = read_status(session, config.pipeline)
@@ -156,7 +156,8 @@ class _Opening:
         lease = self._lease = acquire(session, config.pipeline, reader.identity)
         reader.short_id = lease.short_id
         reader.confirm = lambda: _confirm(config.target, lease, self._stop)
-        position = reader.parse_position(lease.position) if lease.position else current
+        known = reader.parse_position(lease.position) if lease.position else None
+        position = reader.begin(tuple(described.values()), known, self._stop)
         again = _find_torn_sets(reader, position, inseparable, stored)
         tables = _choose_schemas(selection, described, stored, again)
         insert_pending(session, lease, tables)

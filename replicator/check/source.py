@@ -16,7 +16,7 @@ from replicator.errors import ConfigError, ReplicatorError, SourceError, TableUn
 from replicator.foreignkeys import find_unseen_cascades
 from replicator.model import TableName, TableSchema
 from replicator.readers.base import Reader
-from replicator.readers.mysql import MysqlReader
+from replicator.readers.opening import open_reader
 
 OLDEST = {SourceType.MYSQL: (8, 0), SourceType.MARIADB: (10, 5)}
 
@@ -47,7 +47,7 @@ def check_source(findings: Findings, config: PipelineConfig, found: Probe) -> So
     if not _check_version(findings, config, found, subject):
         return Source()
     try:
-        reader = MysqlReader(config.source)
+        reader = open_reader(config)
     except ReplicatorError as error:
         findings.failed("source.reader", subject, error.message, error.hint or "see the source's error log")
         return Source()

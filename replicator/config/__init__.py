@@ -18,7 +18,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from replicator.config.keys import DEFAULT_PORT, MAX_TRANSACTION_BYTES, TOP, ExistingRows, SourceType
+from replicator.config.keys import (
+    DEFAULT_PORT,
+    MAX_TRANSACTION_BYTES,
+    POSTGRES_PORT,
+    TOP,
+    ExistingRows,
+    SourceType,
+)
 from replicator.config.kinds import Secret, Values, read_section
 from replicator.config.yamlfile import Document, Invalid, Mark
 from replicator.errors import ConfigError, Problem
@@ -45,7 +52,12 @@ __all__ = [
 
 CONNECT_TIMEOUT = 10
 OWN_PREFIX = "_replicator_"
-SYSTEM_SCHEMAS = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
+_MYSQL_SCHEMAS = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
+SYSTEM_SCHEMAS = {
+    SourceType.MYSQL: _MYSQL_SCHEMAS,
+    SourceType.MARIADB: _MYSQL_SCHEMAS,
+    SourceType.POSTGRES: frozenset({"pg_catalog", "information_schema", "pg_toast"}),
+}
 _PLACEHOLDER = re.compile(r"\{(schema|table)\}")
 
 
@@ -163,6 +175,7 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> PipelineConf
         _fail(document)
     _check_tls(document, top.section("source"), "source", TlsMode.PREFERRED)
     _check_tls(document, top.section("target"), "target", TlsMode.REQUIRED)
+    _check_database(document, top.section("source"))
     rules = _build_rules(document, top)
     if document.problems:
         _fail(document)
@@ -180,6 +193,13 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> PipelineConf
 
 def _fail(document: Document) -> NoReturn:
     raise ConfigError.of(sorted(document.problems, key=lambda problem: (problem.line, problem.column)))
+
+
+def _check_database(document: Document, source: Values) -> None:
+    """A session of PostgreSQL sees one database."""
+    if source.get("type") == SourceType.POSTGRES and not source.has("database"):
+        message = "PostgreSQL needs the database to read"
+        document.report(source.mark("type"), "source", message, 'add "database"')
 
 
 def _tls_of(endpoint: Values, fallback: TlsMode) -> Tls:
@@ -250,7 +270,8 @@ def _build_target(values: Values) -> Target:
 
 def _endpoint_fields(values: Values, fallback: TlsMode) -> dict[str, Any]:
     fields = {name: values.get(name) for name in ("host", "user", "password")}
-    return {**fields, "port": values.get("port", DEFAULT_PORT), "tls": _tls_of(values, fallback)}
+    port = POSTGRES_PORT if values.get("type") == SourceType.POSTGRES else DEFAULT_PORT
+    return {**fields, "port": values.get("port", port), "tls": _tls_of(values, fallback)}
 
 
 def _build_defaults(values: Values) -> Defaults:
@@ -304,14 +325,15 @@ def _split_pattern(document: Document, pattern: str, mark: Mark, source: Values)
     where = f'tables."{pattern}"'
     schema, dot, table = pattern.partition(".")
     if not dot:
-        schema, table = source.get("database") or "", pattern
+        is_postgres = source.get("type") == SourceType.POSTGRES
+        schema, table = "public" if is_postgres else source.get("database") or "", pattern
         if source.has("database") and not schema:
             raise Invalid  # its own problem is already recorded
     if not schema or not table:
         raise document.report(
             mark, where, "names no database", 'write "database.table", or set source.database'
         )
-    if schema.casefold() in SYSTEM_SCHEMAS:
+    if schema.casefold() in SYSTEM_SCHEMAS.get(source.get("type"), frozenset()):
         raise document.report(mark, where, "a system database is never mirrored", "name tables of your own")
     if table.startswith(OWN_PREFIX) and not is_glob(pattern):
         raise document.report(mark, where, f'"{OWN_PREFIX}…" tables belong to this program', "remove it")

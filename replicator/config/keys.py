@@ -22,6 +22,7 @@ from replicator.config.kinds import (
 from replicator.tls import TlsMode
 
 DEFAULT_PORT = 3306
+POSTGRES_PORT = 5432
 MAX_NAME = 64
 MAX_TRANSACTION_BYTES = 256 << 20
 
@@ -29,6 +30,7 @@ MAX_TRANSACTION_BYTES = 256 << 20
 class SourceType(enum.StrEnum):
     MYSQL = "mysql"
     MARIADB = "mariadb"
+    POSTGRES = "postgres"
 
 
 class ExistingRows(enum.StrEnum):
@@ -76,7 +78,12 @@ def _endpoint_keys(type_kind: Choice, database: Key) -> tuple[Key, ...]:
     return (
         Key("type", type_kind, "The server's product.", is_required=True),
         Key("host", _HOST, "Host name or address, resolved again at every connect.", is_required=True),
-        Key("port", Integer(1, 65535), "TCP port.", default=str(DEFAULT_PORT)),
+        Key(
+            "port",
+            Integer(1, 65535),
+            "TCP port.",
+            default=f"{DEFAULT_PORT}, or {POSTGRES_PORT} for PostgreSQL",
+        ),
         Key(
             "user",
             Word(r"[^\x00]{1,80}", "an account name"),
@@ -95,8 +102,13 @@ def _endpoint_keys(type_kind: Choice, database: Key) -> tuple[Key, ...]:
 
 
 SOURCE_KEYS = _endpoint_keys(
-    Choice(tuple(SourceType), later=("postgres",)),
-    Key("database", _NAME, "Completes the names under `tables` that have no dot. Selects nothing by itself."),
+    Choice(tuple(SourceType)),
+    Key(
+        "database",
+        _NAME,
+        "MySQL and MariaDB: completes the names under `tables` that have no dot, and selects nothing by itself. "
+        "PostgreSQL: the database to read, required; names without a dot are in schema `public`.",
+    ),
 )
 TARGET_KEYS = _endpoint_keys(
     Choice(("mysql",)), Key("database", _NAME, "The database to write to; it must exist.", is_required=True)

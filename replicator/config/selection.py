@@ -100,7 +100,9 @@ class _Selector:
         return SelectedTable(name, target, rule.create, rule.existing_rows, rule)
 
     def _match_globs(self, name: TableName) -> list[TableRule]:
-        if name.schema.casefold() in SYSTEM_SCHEMAS or name.table.startswith(OWN_PREFIX):
+        if name.schema.casefold() in SYSTEM_SCHEMAS[self._config.source.type] or name.table.startswith(
+            OWN_PREFIX
+        ):
             return []
         matching = [rule for rule in self._globs if _is_match(rule, name)]
         self._matched.update(matching)  # also where an exact name wins: such a glob is not misspelt

@@ -56,6 +56,8 @@ class Reader(Protocol):
 
     identity: str  # binds positions to this server: "mysql:<server_uuid>", …
     clock_offset: float  # the source's clock minus ours when the stream last connected, in seconds
+    sends_whole_rows: bool  # False: updates and deletes may leave values out (UNCHANGED)
+    short_id: str  # the pipeline's, set before `begin` and `read`
 
     def position(self) -> Position:
         """The newest committed position of the source."""
@@ -65,6 +67,14 @@ class Reader(Protocol):
 
     def verify_position(self, position: Position) -> None:
         """Raise PositionLost, naming both sides, unless the source can resume at ``position`` (SEMANTICS §1.6)."""
+        ...
+
+    def begin(
+        self, tables: Sequence[TableSchema], stored: Position | None, stop: threading.Event
+    ) -> Position:
+        """Make or mend what the source must keep for the pipeline; the position that the pipeline stands at: ``stored``,
+        or the one from which a new pipeline can read on. The caller stores it before anything is loaded.
+        """
         ...
 
     def list_tables(self) -> Sequence[TableName]:
@@ -126,7 +136,7 @@ class Reader(Protocol):
         ...
 
     def ack(self, position: Position) -> None:
-        """Tell the source what is safe to forget."""
+        """Tell the source what is safe to forget: all that no restart reads again. Any thread."""
         ...
 
     def is_waiting(self) -> str:

@@ -67,6 +67,8 @@ class MysqlReader:
     taken from another process, and raises where this one was replaced. ``counters`` are for metrics.
     """
 
+    sends_whole_rows = True
+
     def __init__(self, source: Source, *, short_id: str = "", spill_dir: Path | None = None) -> None:
         self.short_id = short_id
         self.confirm: Callable[[], None] = lambda: None
@@ -203,6 +205,12 @@ class MysqlReader:
 
     def parse_position(self, text: str) -> MysqlPosition:
         return parse_position(text)
+
+    def begin(
+        self, tables: Sequence[TableSchema], stored: Position | None, stop: threading.Event
+    ) -> Position:
+        """The source keeps nothing for a pipeline: its log is there by its own rules."""
+        return self.position() if stored is None else stored
 
     def verify_position(self, position: Position) -> None:
         """Raise PositionLost, naming both sides, unless the source can resume at ``position`` (SEMANTICS §1.6)."""

@@ -1,0 +1,173 @@
+"""What must hold at a PostgreSQL source before it is read, each with the statement that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from replicator.model import TableSchema
+from replicator.readers.base import Requirement
+from replicator.readers.postgres_session import Connection, Record, fetch, quote_name, quote_table
+
+OLDEST: Final = 130_000
+
+_SETTINGS: Final = (
+    "SELECT current_setting('wal_level') AS wal_level, current_setting('server_version_num')::int AS version,"
+    " current_setting('server_version') AS version_text, current_setting('server_encoding') AS encoding,"
+    " current_setting('max_replication_slots')::int AS slots, (SELECT count(*) FROM pg_replication_slots) AS used_slots,"
+    " current_setting('max_wal_senders')::int AS senders, (SELECT count(*) FROM pg_stat_replication) AS used_senders,"
+    " pg_is_in_recovery() AS is_standby, current_user AS account, current_database() AS database,"
+    " (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user) AS may_replicate,"
+    " (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS bypasses,"
+    " has_database_privilege(current_database(), 'CREATE') AS may_publish"
+)
+_TABLES: Final = (
+    "SELECT n.nspname AS schema, c.relname AS name, c.relpersistence AS persistence, c.relreplident AS identity,"
+    " pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS is_owner,"
+    " has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS may_read,"
+    " c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) AS is_secured"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
+)
+
+
+def check(connection: Connection, tables: Sequence[TableSchema], *, has_slot: bool) -> list[Requirement]:
+    """Every requirement, passed or not; ``has_slot``: the pipeline's slot is there already."""
+    settings = fetch(connection, _SETTINGS)[0]
+    found = {(row["schema"], row["name"]): row for row in fetch(connection, _TABLES)}
+    requirements = list(_check_server(settings, has_slot))
+    for table in tables:
+        row = found.get((table.source.schema, table.source.table))
+        if row is not None:
+            requirements += _check_table(table, row, settings)
+    return requirements
+
+
+def _check_server(settings: Record, has_slot: bool) -> Iterator[Requirement]:
+    account, database = quote_name(settings["account"]), quote_name(settings["database"])
+    yield _judge(
+        settings["version"] >= OLDEST,
+        "postgres.version",
+        "server",
+        f"PostgreSQL {settings['version_text']}",
+        "upgrade the source to PostgreSQL 13 or newer",
+    )
+    yield _judge(
+        not settings["is_standby"],
+        "postgres.primary",
+        "server",
+        "a standby" if settings["is_standby"] else "a primary",
+        "name the primary under source.host: this version does not read from a standby",
+    )
+    yield _judge(
+        settings["wal_level"] == "logical",
+        "postgres.wal_level",
+        "wal_level",
+        f"wal_level is {settings['wal_level']}",
+        "ALTER SYSTEM SET wal_level = logical;    -- then restart the server",
+    )
+    yield _judge(
+        settings["encoding"] == "UTF8",
+        "postgres.encoding",
+        settings["database"],
+        f"the database's encoding is {settings['encoding']}",
+        "this version reads databases in UTF8 only",
+    )
+    free = settings["slots"] - settings["used_slots"]
+    yield _judge(
+        has_slot or free > 0,
+        "postgres.slots",
+        "max_replication_slots",
+        f"{free} of {settings['slots']} replication slots are free",
+        f"ALTER SYSTEM SET max_replication_slots = {settings['slots'] + 4};    -- then restart the server",
+    )
+    free = settings["senders"] - settings["used_senders"]
+    yield _judge(
+        free > 0,
+        "postgres.senders",
+        "max_wal_senders",
+        f"{free} of {settings['senders']} WAL senders are free",
+        f"ALTER SYSTEM SET max_wal_senders = {settings['senders'] + 4};    -- then restart the server",
+    )
+    yield _judge(
+        settings["may_replicate"],
+        "postgres.replication",
+        settings["account"],
+        "the account has REPLICATION" if settings["may_replicate"] else "the account lacks REPLICATION",
+        f"ALTER ROLE {account} REPLICATION;",
+    )
+    yield _judge(
+        settings["may_publish"],
+        "postgres.create",
+        settings["database"],
+        "the account may make a publication"
+        if settings["may_publish"]
+        else "the account may make no publication",
+        f"GRANT CREATE ON DATABASE {database} TO {account};",
+    )
+
+
+def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[Requirement]:
+    subject, name = str(table.source), quote_table(table.source)
+    account = quote_name(settings["account"])
+    if row["persistence"] != "p":
+        yield Requirement(
+            "tables.unlogged",
+            "fail",
+            subject,
+            "an unlogged table's changes are in no log",
+            f"ALTER TABLE {name} SET LOGGED;",
+        )
+    if not row["may_read"]:
+        yield Requirement(
+            "postgres.select",
+            "fail",
+            subject,
+            "the account may not read it",
+            f"GRANT SELECT ON {name} TO {account};",
+        )
+    if not row["is_owner"]:
+        owner = quote_name(row["owner"])
+        yield Requirement(
+            "postgres.owner",
+            "fail",
+            subject,
+            f"only the owner {row['owner']} can publish it",
+            f"GRANT {owner} TO {account};",
+        )
+    if row["is_secured"] and not settings["bypasses"]:
+        yield Requirement(
+            "postgres.row_security",
+            "fail",
+            subject,
+            "row-level security would hide rows from the load",
+            f"ALTER ROLE {account} BYPASSRLS;",
+        )
+    yield from _check_identity(table, row["identity"], subject, name)
+
+
+def _check_identity(table: TableSchema, identity: str, subject: str, name: str) -> Iterator[Requirement]:
+    """An UPDATE or DELETE at the source fails, the application's own, once a table without one is published (§3.2)."""
+    if identity == "n" or not table.key:
+        yield Requirement(
+            "postgres.identity",
+            "fail",
+            subject,
+            "no replica identity tells its rows apart: published, it would refuse the application's own UPDATE",
+            f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT;    -- with a primary key; or USING INDEX of a unique index of"
+            " NOT NULL columns. Takes a moment's exclusive lock, by the table's owner",
+        )
+        return
+    extra = [key.name for key in table.unique_keys if key.ordinals != table.key]
+    if extra and identity != "f":
+        yield Requirement(
+            "postgres.unique",
+            "warn",
+            subject,
+            f"with its replica identity the stream does not tell whether {', '.join(extra)} changed: its updates are"
+            " applied one after the other",
+            f"ALTER TABLE {name} REPLICA IDENTITY FULL;    -- writes whole old rows to the log",
+        )
+
+
+def _judge(holds: bool, check_id: str, subject: str, message: str, fix: str) -> Requirement:
+    return Requirement(check_id, "pass" if holds else "fail", subject, message, "" if holds else fix)

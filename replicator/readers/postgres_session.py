@@ -1,0 +1,187 @@
+"""Sessions at a PostgreSQL source: how they are opened and set, queries on its catalog, and its errors as ours.
+
+Every session, the replication ones included, is set as the type map asks (SEMANTICS §7), so that values look the same in
+load and stream. Private to the readers of this product.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+
+from replicator.config import Source
+from replicator.errors import SnapshotLost, SourceError, SourceUnavailable
+from replicator.model import TableName
+from replicator.tls import Tls, TlsMode
+from replicator.typemap.postgres import SESSION
+
+Connection = psycopg.Connection[Any]
+Record = dict[str, Any]
+
+CONNECT_SECONDS: Final = 10
+_TLS: Final = {
+    TlsMode.DISABLED: "disable",
+    TlsMode.PREFERRED: "prefer",
+    TlsMode.REQUIRED: "require",
+    TlsMode.VERIFY_CA: "verify-ca",
+    TlsMode.VERIFY_IDENTITY: "verify-full",
+}
+# Find out about a dead peer in half a minute: tunnels die without a word.
+_KEEPALIVE: Final = {
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
+# What a refused login says; libpq gives no code for it.
+_FINAL_WORDS: Final = (
+    "password authentication failed",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "must be superuser or replication role",
+    "permission denied",
+    "server does not support SSL",
+    "certificate",
+    "no password supplied",
+)
+
+
+def connect(source: Source, *, replication: bool = False) -> Connection:
+    """A fresh session with autocommit on, the host resolved anew. Raises SourceUnavailable or SourceError.
+
+    ``replication``: one that takes replication commands, and queries as well.
+    """
+    options = " ".join(f"-c {name}={_escape(value)}" for name, value in SESSION.items())
+    conninfo = make_conninfo(
+        host=source.host,
+        port=source.port,
+        user=source.user,
+        password=source.password.reveal(),
+        dbname=source.database or "",
+        connect_timeout=CONNECT_SECONDS,
+        application_name="replicator",
+        gssencmode="disable",
+        options=options,
+        replication="database" if replication else "",
+        **_tls_options(source.tls),
+        **_KEEPALIVE,
+    )
+    try:
+        return psycopg.connect(conninfo, autocommit=True)
+    except psycopg.Error as error:
+        raise explain(error, source.address) from error
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def _tls_options(tls: Tls) -> dict[str, str]:
+    options = {"sslmode": _TLS[tls.mode], "ssl_min_protocol_version": "TLSv1.2"}
+    if tls.mode is TlsMode.VERIFY_IDENTITY or tls.ca:
+        options["sslrootcert"] = str(tls.ca) if tls.ca else "system"
+    if tls.cert:
+        options["sslcert"] = str(tls.cert)
+        options["sslkey"] = str(tls.key or tls.cert)
+    return options
+
+
+def fetch(connection: Connection, sql: str, args: Sequence[object] = ()) -> list[Record]:
+    """The rows of one query as dicts. Raises psycopg.Error."""
+    cursor = connection.execute(sql.encode(), tuple(args) or None)
+    names = [item.name for item in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def explain(error: Exception, address: str) -> SourceError:
+    """The error of our tree for what a session met."""
+    text = " ".join(str(error).split())
+    state = getattr(error, "sqlstate", None) or ""
+    if not state and any(word in text for word in _FINAL_WORDS):
+        return SourceError(
+            f"{address}: {text}", hint="see docs/how-to on a PostgreSQL source, or run `replicator check`"
+        )
+    # Lost links, 08: connection; 53: resources; 57P: ended by the administrator, or not up yet.
+    if not state or state.startswith(("08", "53", "57P")):
+        return SourceUnavailable(f"{address}: {text}")
+    return SourceError(f"{address}: {text} (SQLSTATE {state})")
+
+
+def quote_name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_literal(text: str) -> str:
+    """For a session with standard_conforming_strings, which is every one of ours."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_table(name: TableName) -> str:
+    return f"{quote_name(name.schema)}.{quote_name(name.table)}"
+
+
+# --- COPY … TO STDOUT -------------------------------------------------------------------------------------------------
+
+
+def copy_lines(connection: Connection, sql: str, batch: int) -> Iterator[list[bytes]]:
+    """The lines of a COPY … TO STDOUT in text form, ``batch`` or fewer at a time. Raises SnapshotLost, SourceError.
+
+    A caller that stops early leaves the session of no use: it is closed.
+    """
+    pgconn = connection.pgconn
+    pgconn.send_query(sql.encode())
+    try:
+        _await(pgconn)
+        result = pgconn.get_result()
+        if result is None or result.status != pq.ExecStatus.COPY_OUT:
+            raise _build_error(result)
+        lines: list[bytes] = []
+        while True:
+            size, data = pgconn.get_copy_data(1)
+            if size > 0:
+                lines.append(bytes(data))
+                if len(lines) >= batch:
+                    yield lines
+                    lines = []
+            elif size == 0:
+                _wait_readable(pgconn)
+                pgconn.consume_input()
+            else:
+                break
+        if lines:
+            yield lines
+        while (result := pgconn.get_result()) is not None:
+            if result.status != pq.ExecStatus.COMMAND_OK:
+                raise _build_error(result)
+    except psycopg.Error as error:
+        raise SnapshotLost(f"the connection to the source was lost during a snapshot: {error}") from error
+    except GeneratorExit:
+        connection.close()
+        raise
+
+
+def _await(pgconn: pq.abc.PGconn) -> None:
+    while pgconn.is_busy():
+        _wait_readable(pgconn)
+        pgconn.consume_input()
+
+
+def _wait_readable(pgconn: pq.abc.PGconn) -> None:
+    select.select([pgconn.socket], [], [])
+
+
+def _build_error(result: pq.abc.PGresult | None) -> SourceError:
+    if result is None:
+        return SnapshotLost("the source ended a COPY without a word")
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf8", "replace")
+    message = f"the source refused to be read: {text} (SQLSTATE {state})"
+    # 40: serialization; 42P01, 42703: the table or a column went; 57: cancelled or ended; 08: the link.
+    if state.startswith(("08", "40", "57", "42P01", "42703")):
+        return SnapshotLost(message)
+    return SourceError(message)

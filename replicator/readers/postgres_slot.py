@@ -1,0 +1,228 @@
+"""What a pipeline keeps at a PostgreSQL source: its replication slot and its publication (SEMANTICS §2.4, §3).
+
+The publication is made before the slot. Slot and publication carry the pipeline's name and its short id, so that only we
+make, change and drop them.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+from replicator.errors import PositionLost, SnapshotLost, SourceError, SourceLocked
+from replicator.model import TableName
+from replicator.readers.lsn import LsnPosition, format_lsn, parse_lsn
+from replicator.readers.postgres_session import Connection, fetch, quote_name, quote_table
+
+PLUGIN: Final = "pgoutput"
+CREATE_SECONDS: Final = 120.0  # how long making a slot may wait for transactions that are open
+POLL_SECONDS: Final = 0.05
+START_AGAIN: Final = "run `replicator drop`, then load again"
+
+
+class Slot(NamedTuple):
+    """A slot as the source shows it. ``confirmed``: up to where changes were acked; ``active_pid``: 0 where unused."""
+
+    name: str
+    plugin: str
+    database: str
+    confirmed: int
+    active_pid: int
+    wal_status: str
+
+
+class Exported(NamedTuple):
+    """A slot just made: changes begin after ``lsn``; ``snapshot`` shows what committed before it, for as long as the
+    connection that made it runs nothing else.
+    """
+
+    lsn: int
+    snapshot: str
+
+
+def build_name(pipeline: str, short_id: str) -> str:
+    """The name of a pipeline's slot and publication: lower-case letters, digits and underscores, at most 63."""
+    plain = re.sub(r"[^a-z0-9_]+", "_", pipeline.lower())[:40]
+    return f"replicator_{plain}_{short_id}"
+
+
+def find_slot(connection: Connection, name: str) -> Slot | None:
+    rows = fetch(
+        connection,
+        "SELECT slot_name, coalesce(plugin, '') AS plugin, coalesce(database, '') AS database,"
+        " coalesce(confirmed_flush_lsn, '0/0')::text AS confirmed, coalesce(active_pid, 0) AS active_pid,"
+        " coalesce(wal_status, '') AS wal_status FROM pg_replication_slots WHERE slot_name = %s",
+        (name,),
+    )
+    if not rows:
+        return None
+    row = rows[0]
+    return Slot(
+        row["slot_name"],
+        row["plugin"],
+        row["database"],
+        parse_lsn(row["confirmed"]),
+        row["active_pid"],
+        row["wal_status"],
+    )
+
+
+def verify_slot(slot: Slot | None, name: str, position: LsnPosition) -> None:
+    """Raise PositionLost unless the slot can serve from ``position`` on (SEMANTICS §3.1)."""
+    if slot is None:
+        raise PositionLost(
+            f"replication slot {name} is gone from the source, and with it what follows {position}",
+            hint=START_AGAIN,
+        )
+    if slot.plugin != PLUGIN:
+        raise PositionLost(
+            f"replication slot {name} is another's: its plugin is {slot.plugin or 'none'}", hint=START_AGAIN
+        )
+    if slot.wal_status == "lost":
+        raise PositionLost(
+            f"the source has invalidated replication slot {name} and removed what follows {position}",
+            hint=f"{START_AGAIN}; raise max_slot_wal_keep_size at the source",
+        )
+    if slot.confirmed > position.lsn:
+        raise PositionLost(
+            f"replication slot {name} stands at {format_lsn(slot.confirmed)}, beyond {position}: it was made anew, or"
+            " another process has read from it",
+            hint=START_AGAIN,
+        )
+
+
+def drop_slot(connection: Connection, name: str) -> bool:
+    """Drop the slot, ending whoever reads from it; False where there is none."""
+    slot = find_slot(connection, name)
+    if slot is None:
+        return False
+    if slot.active_pid:
+        end_reader(connection, name, slot.active_pid)
+    fetch(connection, "SELECT pg_drop_replication_slot(%s)", (name,))
+    return True
+
+
+def end_reader(connection: Connection, name: str, pid: int) -> None:
+    """End the session that reads from a slot, and wait until the slot is free. Raises SourceLocked."""
+    fetch(connection, "SELECT pg_terminate_backend(%s)", (pid,))
+    deadline = time.monotonic() + 10
+    while (slot := find_slot(connection, name)) is not None and slot.active_pid == pid:
+        if time.monotonic() > deadline:
+            raise SourceLocked(f"session {pid} still reads from replication slot {name}")
+        time.sleep(POLL_SECONDS)
+
+
+def create_slot(
+    connection: Connection, control: Connection, name: str, stop: threading.Event, *, temporary: bool = False
+) -> Exported:
+    """Make a slot on a replication ``connection`` and export its snapshot.
+
+    The source waits for every transaction that is open: after ``CREATE_SECONDS`` those are named, as ``control`` sees
+    them. Raises SourceLocked, SourceError, SnapshotLost when ``stop`` is set.
+    """
+    kind = "TEMPORARY " if temporary else ""
+    pgconn = connection.pgconn
+    pgconn.send_query(
+        f"CREATE_REPLICATION_SLOT {quote_name(name)} {kind}LOGICAL {PLUGIN} EXPORT_SNAPSHOT".encode()
+    )
+    deadline = time.monotonic() + CREATE_SECONDS
+    while pgconn.is_busy():
+        if stop.wait(POLL_SECONDS):
+            connection.close()
+            raise SnapshotLost("the load was stopped while a replication slot was made")
+        if time.monotonic() > deadline:
+            connection.close()
+            raise SourceLocked(
+                f"a replication slot cannot be made while older transactions are open: {_find_open(control)}",
+                hint="end those transactions; whatever began before the slot must end before it can be used",
+            )
+        pgconn.consume_input()
+    result = pgconn.get_result()
+    if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+        text = pgconn.get_error_message() if result is None else result.get_error_message()
+        raise SourceError(
+            f"the source does not make a replication slot: {text.strip()}",
+            hint="wal_level must be logical, max_replication_slots large enough, and the account have REPLICATION",
+        )
+    lsn, snapshot = result.get_value(0, 1), result.get_value(0, 2)
+    while pgconn.get_result() is not None:
+        pass
+    return Exported(parse_lsn((lsn or b"0/0").decode()), (snapshot or b"").decode())
+
+
+def _find_open(control: Connection) -> str:
+    rows = fetch(
+        control,
+        "SELECT pid, usename, coalesce(application_name, '') AS application, now() - xact_start AS age"
+        " FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5",
+    )
+    rows += [
+        {"pid": f"prepared {row['gid']}", "usename": row["owner"], "application": "", "age": row["age"]}
+        for row in fetch(control, "SELECT gid, owner, now() - prepared AS age FROM pg_prepared_xacts LIMIT 5")
+    ]
+    found = [f"{row['pid']} ({row['usename']} {row['application']}, for {row['age']})" for row in rows]
+    return ", ".join(found) or "none that this account may see"
+
+
+# --- publication ------------------------------------------------------------------------------------------------------
+
+
+def settle_publication(connection: Connection, name: str, tables: Sequence[TableName]) -> None:
+    """Make the publication, or make its members these tables. Raises SourceError with what the account lacks.
+
+    A table with inherited children is published alone, for each child is a table of its own; a partitioned one as a whole.
+    """
+    wanted = frozenset(tables)
+    try:
+        present = _read_members(connection, name)
+        if present == wanted:
+            return
+        members = ", ".join(f"ONLY {quote_table(table)}" for table in sorted(wanted))
+        if present is None:
+            sql = (
+                f"CREATE PUBLICATION {quote_name(name)} FOR TABLE {members} WITH (publish = 'insert, update, delete,"
+                " truncate', publish_via_partition_root = true)"
+            )
+        else:
+            sql = f"ALTER PUBLICATION {quote_name(name)} SET TABLE {members}"
+        connection.execute(sql.encode())
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SourceError(
+            f"publication {name} cannot be made: {' '.join(str(error).split())}",
+            hint="the account needs CREATE on the database and must own the tables it publishes, or belong to the role"
+            " that owns them: GRANT <owner> TO <account>",
+        ) from error
+
+
+def _read_members(connection: Connection, name: str) -> frozenset[TableName] | None:
+    """The publication's tables, None where it does not exist. Raises SourceError for one that says other than ours."""
+    rows = fetch(
+        connection,
+        "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate AND pubviaroot AS is_whole"
+        " FROM pg_publication WHERE pubname = %s",
+        (name,),
+    )
+    if not rows:
+        return None
+    if rows[0]["puballtables"] or not rows[0]["is_whole"]:
+        raise SourceError(
+            f"publication {name} was changed by somebody: it no longer publishes what it was made for",
+            hint=f"DROP PUBLICATION {quote_name(name)}, then run again",
+        )
+    members = fetch(
+        connection,
+        "SELECT n.nspname AS schema, c.relname AS name FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid"
+        " JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = %s",
+        (name,),
+    )
+    return frozenset(TableName(row["schema"], row["name"]) for row in members)
+
+
+def drop_publication(connection: Connection, name: str) -> None:
+    connection.execute(f"DROP PUBLICATION IF EXISTS {quote_name(name)}".encode())
