@@ -64,7 +64,7 @@ def _canonical(name: str, kind: str) -> str:
     if kind in _BYTES or kind in _SPATIAL:
         return f"HEX({column})"
     if kind in {"float", "double", "real"}:
-        return f"{column} + 0e0"
+        return f"{column} * 1e0"  # a sum would lose the sign of zero
     if kind == "bit":
         return f"HEX({column} + 0)"
     if kind in {"uuid", "inet4", "inet6"}:

@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from replicator.pgserver import PostgresServer, start_postgres
 from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account, pick_name
+from tests.pgaccounts import PostgresAccount, make_postgres_account
 from tests.profiles import PROFILES
 
 
@@ -43,6 +45,20 @@ def mysql_source() -> Iterator[Server]:
 def mariadb_source() -> Iterator[Server]:
     with start_mariadb() as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=["debian", "newest"])
+def postgres_source(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """Each version of PostgreSQL that can be had; a test that takes it runs once for each."""
+    with start_postgres(newest=request.param == "newest") as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_account(postgres_source: PostgresServer) -> Iterator[PostgresAccount]:
+    """The least-privileged reader, on a database of this test's own."""
+    with make_postgres_account(postgres_source) as account:
+        yield account
 
 
 @pytest.fixture(scope="session")

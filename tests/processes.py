@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.accounts import Account
+from tests.pgaccounts import PostgresAccount
 
 SECONDS = 120.0
 STOPPING = ("-m", "tests.faults.stopping")
@@ -104,7 +105,7 @@ def follow(process: subprocess.Popen[str], text: str) -> str:
 
 def write_pipeline(
     folder: Path,
-    source: Account,
+    source: Account | PostgresAccount,
     target: Account,
     *,
     name: str = "shop",
@@ -125,7 +126,7 @@ def write_pipeline(
     return PipelineFile(path, {"SOURCE_PASSWORD": source.password, "TARGET_PASSWORD": target.password})
 
 
-def _endpoint(account: Account, variable: str) -> dict[str, object]:
+def _endpoint(account: Account | PostgresAccount, variable: str) -> dict[str, object]:
     return {
         "host": account.server.host,
         "port": account.server.port,

@@ -9,7 +9,7 @@ byte, times are microseconds since 2000. Two-phase messages are refused: that op
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from replicator.errors import UnsupportedEvent
@@ -274,20 +274,27 @@ class RowDecoder(NamedTuple):
     identify: Callable[[Row], Row]
 
 
+def explain_columns(found: Mapping[str, str], table: TableSchema) -> str | None:
+    """Why columns, by name with their types as ``format_type`` prints them, are not the schema's."""
+    wanted = {column.name: column.source_type for column in table.columns}
+    if found == wanted:
+        return None
+    for name in found.keys() - wanted.keys():
+        return f"column {name} was added"
+    for name in wanted.keys() - found.keys():
+        return f"column {name} is gone"
+    name = next(name for name in wanted if wanted[name] != found[name])
+    return f"column {name} was {wanted[name]} and is {found[name]}"
+
+
 def explain_mismatch(relation: Relation, types: Sequence[str], table: TableSchema) -> str | None:
     """Why a relation's columns are not the schema's, None where they are; ``types`` are the columns' types as
     ``format_type`` prints them.
     """
-    wanted = {column.name: column.source_type for column in table.columns}
     found = {column.name: text for column, text in zip(relation.columns, types, strict=True)}
-    for name in found.keys() - wanted.keys():
-        if not any(generated.name == name for generated in table.generated):
-            return f"column {name} was added"
-    for name, source_type in wanted.items():
-        if name not in found:
-            return f"column {name} is gone"
-        if found[name] != source_type:
-            return f"column {name} was {source_type} and is {found[name]}"
+    reason = explain_columns(found, table)
+    if reason is not None:
+        return reason
     names = {column.name for column in relation.columns if column.is_key}
     if not {table.columns[at].name for at in table.key} <= names:
         return "its replica identity no longer holds the table's key"

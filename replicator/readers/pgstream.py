@@ -333,6 +333,10 @@ class Transactions:
                 self._entries[oid] = None
         return SchemaChange(self.position, self.position, commit_time, (table,), "", reason)
 
+    def pause(self, table: TableName, reason: str) -> SchemaChange:
+        """The catalog says so; only between transactions."""
+        return self._break(table, reason, 0)
+
     def advance(self, lsn: int) -> None:
         """The source has nothing for us up to ``lsn``; only between transactions."""
         self.position = self._place(lsn)

@@ -29,6 +29,7 @@ from replicator.readers.postgres_link import Link, open_link
 from replicator.readers.postgres_session import Connection, connect, explain, fetch
 from replicator.readers.postgres_slot import START_AGAIN, Exported
 from replicator.readers.postgres_snapshot import PostgresSession, PostgresSnapshot
+from replicator.readers.postgres_watch import Watch
 from replicator.readers.selected import Counters, Selection
 
 log = logging.getLogger("replicator")
@@ -146,7 +147,9 @@ class PostgresReader:
     ) -> Position:
         """See ``base.Reader.begin``. Without a stored position a slot of ours is what a crash left: it is made anew."""
         with self._session() as connection:
-            postgres_slot.settle_publication(connection, self.slot, [table.source for table in tables])
+            present = set(postgres_catalog.list_tables(connection))
+            names = [table.source for table in tables if table.source in present]
+            postgres_slot.settle_publication(connection, self.slot, names)
             if stored is not None:
                 return stored
             postgres_slot.drop_slot(connection, self.slot)
@@ -237,7 +240,8 @@ class PostgresReader:
                     describe_types=self._describe_types,
                     spill_dir=self._spill_dir,
                 )
-                yield from self._follow(self._link, transactions, stop)
+                watch = Watch(self._look, selection)
+                yield from self._follow(self._link, transactions, watch, stop)
                 return
             except SourceUnavailable as error:
                 if transactions is not None and transactions.position.lsn > position.lsn:
@@ -270,8 +274,11 @@ class PostgresReader:
         self._last_pid = link.pid
         return link
 
-    def _follow(self, link: Link, transactions: Transactions, stop: threading.Event) -> Iterator[StreamItem]:
+    def _follow(
+        self, link: Link, transactions: Transactions, watch: Watch, stop: threading.Event
+    ) -> Iterator[StreamItem]:
         pause, asked = SOON, time.monotonic()
+        self._asked = max(self._asked, watch.look())
         while not stop.is_set():
             messages = link.fetch(pause)
             if messages:
@@ -280,6 +287,10 @@ class PostgresReader:
             if link.reported and transactions.is_between:
                 yield from self._take_report(link, transactions)
             if not messages:
+                if watch.found and transactions.position.lsn >= watch.lsn:
+                    yield from (transactions.pause(name, reason) for name, reason in watch.take())
+                elif watch.is_due():
+                    self._asked = max(self._asked, watch.look())
                 yield Idle(transactions.position)
                 pause = LATER
                 if time.monotonic() - asked > ASK_SECONDS or (
@@ -301,6 +312,13 @@ class PostgresReader:
             self._advanced = now
             transactions.advance(lsn)
         yield Heartbeat(transactions.position, now)
+
+    def _look(self, tables: Mapping[TableName, TableSchema]) -> tuple[int, dict[TableName, str]]:
+        """Which tables are no longer what their schemas say, and why; all that made them so lies before the LSN."""
+        with self._session() as connection:
+            found = postgres_catalog.find_changed(connection, tables)
+            lsn = fetch(connection, "SELECT pg_current_wal_insert_lsn()::text AS lsn")[0]["lsn"]
+        return parse_lsn(lsn), found
 
     def _describe_types(self, columns: Sequence[RelationColumn]) -> Sequence[str]:
         wanted = [(column.type, column.modifier) for column in columns]

@@ -23,6 +23,7 @@ from replicator.model import (
     TableSchema,
     UniqueKey,
 )
+from replicator.readers.pgoutput import explain_columns
 from replicator.readers.postgres_defaults import translate_default
 from replicator.readers.postgres_session import Connection, Record, fetch, quote_table
 from replicator.typemap.postgres import INDEX_BYTES, Spot, find_type, map_type
@@ -105,6 +106,21 @@ def _group(rows: Iterable[Record]) -> defaultdict[int, list[Record]]:
     for row in rows:
         grouped[row["relation"]].append(row)
     return grouped
+
+
+def find_changed(connection: Connection, tables: Mapping[TableName, TableSchema]) -> dict[TableName, str]:
+    """Why which of these tables are no longer what their schemas say."""
+    found = {TableName(row["schema"], row["name"]): row for row in fetch(connection, _TABLES)}
+    reasons = {name: "the table is gone" for name in tables if name not in found}
+    present = [name for name in tables if name in found]
+    columns = _group(fetch(connection, _COLUMNS, ([found[name]["oid"] for name in present],)))
+    for name in present:
+        rows = columns[found[name]["oid"]]
+        now = {row["name"]: row["source_type"] for row in rows if not row["generated"]}
+        reason = explain_columns(now, tables[name])
+        if reason is not None:
+            reasons[name] = reason
+    return reasons
 
 
 def describe_types(connection: Connection, types: Sequence[tuple[int, int]]) -> list[str]:

@@ -80,7 +80,7 @@ def make_source(account: Account, touched: frozenset[TableName] = frozenset()) -
     gtids = server.kind == "mysql" and server.settings["gtid_mode"] is True
     return SnapshotSource(
         connect=account.connect,
-        kind=server.kind,
+        kind="mariadb" if server.kind == "mariadb" else "mysql",
         server="here",
         gtids=gtids,
         touched_tables=lambda _start, _file, _offset: touched,

@@ -91,7 +91,7 @@ def test_every_fault_is_reported_at_once_with_its_place(tmp_path: Path) -> None:
     text = """\
 pipeline: Shop
 source:
-  type: postgres
+  type: oracle
   hots: erp
   port: "3306"
   user: ~

@@ -100,7 +100,9 @@ def test_the_model_imports_nothing_of_ours() -> None:
 def test_only_the_wiring_knows_both_ends() -> None:
     for name, imports in modules():
         mine = ours(imports)
-        knows_source = any(i.startswith(("readers.mysql", "readers.postgres", "readers.opening")) for i in mine)
+        knows_source = any(
+            i.startswith(("readers.mysql", "readers.postgres", "readers.opening")) for i in mine
+        )
         knows_target = bool(mine & {"session", "apply", "checkpoint"})
         is_reader = name.startswith("readers.")
         if knows_source and not is_reader:

@@ -1,0 +1,147 @@
+"""Compare PostgreSQL tables with their MySQL targets through canonical values that each server computes for itself.
+
+Beside ``compare``, whose canonical forms the target's side uses; shares nothing with the replicator. JSON is compared as
+what it means, numbers by their digits.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+from replicator.pgserver import PostgresServer
+from replicator.servers import Server
+from tests.compare import Side
+
+_SETTINGS = (
+    "SET timezone = 'UTC'; SET intervalstyle = 'iso_8601'; SET extra_float_digits = 3; SET lc_monetary = 'C'"
+)
+
+
+def _canonical(name: str, kind: str, target: str) -> str:
+    """An expression for a column of a type (typname) that prints as the target's own does for its type."""
+    column = '"' + name.replace('"', '""') + '"'
+    base = target.split("(", maxsplit=1)[0]
+    digits = target[target.find("(") + 1 : -1] if "(" in target else "0"
+    match base:
+        case "tinyint":
+            return f"{column}::int::text"
+        case "decimal":
+            return f"{column}::numeric::numeric({digits})::text"
+        case "float" | "double":
+            return f"{column}::float8"
+        case "date":
+            return f"{column}::text"
+        case "time":
+            return _cut(f"to_char({column}, 'HH24:MI:SS.US')", int(digits))
+        case "datetime":
+            return _cut(f"to_char({column}::timestamp, 'YYYY-MM-DD HH24:MI:SS.US')", int(digits))
+        case "longblob" | "varbinary":
+            return f"upper(encode({column}, 'hex'))"
+        case "bit":
+            return f"upper(to_hex(lpad({column}::text, 64, '0')::bit(64)::bigint))"
+        case "char" if kind == "bpchar":
+            return f"upper(encode(convert_to(rtrim({column}::text, ' '), 'UTF8'), 'hex'))"
+        case "char" | "varchar" | "longtext":
+            printed = f"CASE WHEN {column} IS NULL THEN NULL ELSE format('%s', {column}) END"  # a cast prints some types anew
+            return f"upper(encode(convert_to({printed}, 'UTF8'), 'hex'))"
+    return f"{column}::text"
+
+
+def _cut(expression: str, digits: int) -> str:
+    return f"left({expression}, -{6 - digits if digits else 7})" if digits < 6 else expression
+
+
+def _columns(server: PostgresServer, database: str, table: str) -> list[tuple[str, str]]:
+    rows = server.execute(
+        "SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+        " WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"
+        " ORDER BY a.attnum",
+        (f'"{database}"."{table}"',),
+        database=database,
+    )
+    return [(str(name), str(kind)) for name, kind in rows]
+
+
+def _meaning(value: Any) -> Any:
+    if isinstance(value, float):
+        return struct.pack(">d", value)
+    return value
+
+
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else f"{text[:60]}… ({len(text)})"
+
+
+def _parse_json(text: str) -> str:
+    return json.dumps(
+        json.loads(text, parse_float=Decimal), sort_keys=True, default=lambda d: str(d.normalize())
+    )
+
+
+def describe_difference(
+    source: PostgresServer, database: str, target: Server, schema: str, table: str
+) -> str:
+    """'' when every row and column is equal, else what differs."""
+    types = {
+        str(name): str(kind)
+        for name, kind in target.execute(
+            "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
+            (schema, table),
+        )
+    }
+    columns = _columns(source, database, table)
+    missing = [name for name, _ in columns if name not in types]
+    if missing:
+        return f"{table}: target lacks columns {missing}"
+    expressions = ", ".join(_canonical(name, kind, types[name]) for name, kind in columns)
+    with source.connect(database=database) as connection:
+        connection.execute(_SETTINGS)
+        rows = connection.execute(f'SELECT {expressions} FROM "{database}"."{table}"'.encode()).fetchall()
+    side = Side(target, schema, table)
+    plain = [(name, types[name].split("(", maxsplit=1)[0].split(" ", maxsplit=1)[0]) for name, _ in columns]
+    documents = [at for at, (name, _) in enumerate(columns) if types[name] == "json"]
+    ours: Counter[tuple[Any, ...]] = Counter(
+        tuple(
+            _parse_json(value) if at in documents and value is not None else _meaning(value)
+            for at, value in enumerate(row)
+        )
+        for row in rows
+    )
+    theirs: Counter[tuple[Any, ...]] = Counter()
+    for row, count in side.rows(plain).items():
+        theirs[
+            tuple(
+                _parse_json(bytes.fromhex(value).decode()) if at in documents and value is not None else value
+                for at, value in enumerate(row)
+            )
+        ] += count
+    if ours == theirs:
+        return ""
+    lost, invented = ours - theirs, theirs - ours
+    lines = [f"{table}: {lost.total()} rows only at the source, {invented.total()} only at the target"]
+    for sign, found in (("-", lost), ("+", invented)):
+        lines += [f"  {sign} {[_shorten(value) for value in row]}" for row in list(found)[:2]]
+    return "\n".join(lines)
+
+
+def assert_equal(source: PostgresServer, database: str, target: Server, schema: str) -> int:
+    """Every table of the schema named like the database equals its namesake; returns how many rows were compared."""
+    tables = [
+        str(row[0])
+        for row in source.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace AND relkind IN ('r', 'p')"
+            " AND NOT relispartition ORDER BY 1",
+            (f'"{database}"',),
+            database=database,
+        )
+    ]
+    assert tables, "nothing to compare"
+    found = [text for t in tables if (text := describe_difference(source, database, target, schema, t))]
+    assert not found, "\n".join(found)
+    counts = (source.execute(f'SELECT count(*) FROM "{database}"."{t}"', database=database) for t in tables)
+    return sum(int(rows[0][0]) for rows in counts)
