@@ -46,7 +46,7 @@ def _canonical(name: str, kind: str, target: str) -> str:
         case "char" if kind == "bpchar":
             return f"upper(encode(convert_to(rtrim({column}::text, ' '), 'UTF8'), 'hex'))"
         case "char" | "varchar" | "longtext":
-            printed = f"CASE WHEN {column} IS NULL THEN NULL ELSE format('%s', {column}) END"  # a cast prints some types anew
+            printed = f"CASE WHEN {column} IS NULL THEN NULL ELSE format('%s', {column}) END"
             return f"upper(encode(convert_to({printed}, 'UTF8'), 'hex'))"
     return f"{column}::text"
 

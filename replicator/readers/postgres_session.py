@@ -7,7 +7,7 @@ load and stream. Private to the readers of this product.
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -91,9 +91,11 @@ def _tls_options(tls: Tls) -> dict[str, str]:
     return options
 
 
-def fetch(connection: Connection, sql: str, args: Sequence[object] = ()) -> list[Record]:
+def fetch(
+    connection: Connection, sql: str, args: Sequence[object] | Mapping[str, object] = ()
+) -> list[Record]:
     """The rows of one query as dicts. Raises psycopg.Error."""
-    cursor = connection.execute(sql.encode(), tuple(args) or None)
+    cursor = connection.execute(sql.encode(), args or None)
     names = [item.name for item in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 

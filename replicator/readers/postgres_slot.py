@@ -159,14 +159,18 @@ def create_slot(
 def _find_open(control: Connection) -> str:
     rows = fetch(
         control,
-        "SELECT pid, usename, coalesce(application_name, '') AS application, now() - xact_start AS age"
+        "SELECT pid, usename, coalesce(application_name, '') AS application,"
+        " extract(epoch FROM now() - xact_start)::int AS age"
         " FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5",
     )
     rows += [
         {"pid": f"prepared {row['gid']}", "usename": row["owner"], "application": "", "age": row["age"]}
-        for row in fetch(control, "SELECT gid, owner, now() - prepared AS age FROM pg_prepared_xacts LIMIT 5")
+        for row in fetch(
+            control,
+            "SELECT gid, owner, extract(epoch FROM now() - prepared)::int AS age FROM pg_prepared_xacts LIMIT 5",
+        )
     ]
-    found = [f"{row['pid']} ({row['usename']} {row['application']}, for {row['age']})" for row in rows]
+    found = [f"{row['pid']} ({row['usename']} {row['application']}, for {row['age']} s)" for row in rows]
     return ", ".join(found) or "none that this account may see"
 
 

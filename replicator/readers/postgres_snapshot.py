@@ -29,14 +29,18 @@ from replicator.readers.postgres_session import (
 BLOCK_LINES: Final = 2_000
 RANGE_SCANS: Final = 140_000  # from this version on a range of ctid reads its pages only
 
+# What holds a table's rows: itself, or its partitions.
+_FILES: Final = (
+    "SELECT t.relid FROM pg_partition_tree(%(table)s::regclass) t WHERE t.isleaf"
+    " UNION SELECT %(table)s::regclass"
+)
 _PAGES: Final = (
-    "SELECT coalesce(max(pg_relation_size(t.relid) / current_setting('block_size')::int8), 0) AS pages,"
-    " coalesce(sum(pg_relation_size(t.relid)), 0)::int8 AS bytes FROM pg_partition_tree(%s::regclass) t WHERE t.isleaf"
+    "SELECT coalesce(max(pg_relation_size(c.oid) / current_setting('block_size')::int8), 0) AS pages FROM pg_class c"
+    f" WHERE c.oid IN ({_FILES})"
 )
 _REWRITTEN: Final = (
-    "SELECT c.oid::regclass::text AS name FROM pg_class c WHERE c.oid IN (SELECT t.relid FROM"
-    " pg_partition_tree(%s::regclass) t WHERE t.isleaf UNION SELECT %s::regclass)"
-    " AND c.relkind IN ('r', 'm', 't') AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)"
+    f"SELECT c.oid::regclass::text AS name FROM pg_class c WHERE c.oid IN ({_FILES})"
+    " AND c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)"
 )
 
 
@@ -54,7 +58,7 @@ class PostgresSession:
         """Ranges of pages; one range in which all is read where the source cannot read a range by itself."""
         with self._errors():
             self._hold(table)
-            pages = int(fetch(self._connection, _PAGES, (quote_table(table.source),))[0]["pages"])
+            pages = int(fetch(self._connection, _PAGES, {"table": quote_table(table.source)})[0]["pages"])
             self._verify(table)
         if self._connection.info.server_version < RANGE_SCANS or pages == 0:
             return [KeyRange(None, None)]
@@ -90,8 +94,7 @@ class PostgresSession:
         self._connection.execute(f"LOCK TABLE {quote_table(table.source)} IN ACCESS SHARE MODE".encode())
 
     def _verify(self, table: TableSchema) -> None:
-        name = quote_table(table.source)
-        rows = fetch(self._connection, _REWRITTEN, (name, name))
+        rows = fetch(self._connection, _REWRITTEN, {"table": quote_table(table.source)})
         if rows:
             raise SnapshotLost(f"{rows[0]['name']} was rewritten or emptied behind the snapshot")
 

@@ -204,7 +204,7 @@ def test_keys_parents_truncate_partitions(
             "INSERT INTO part SELECT g, g % 20 FROM generate_series(1, 100) g",
             "CREATE TABLE emptied (id int PRIMARY KEY)",
             "INSERT INTO emptied SELECT generate_series(1, 100)",
-            'CREATE TABLE "Odd name\'`" ("select" int PRIMARY KEY, "Ünï""q" text)',
+            'CREATE TABLE "Odd name\'" ("select" int PRIMARY KEY, "Ünï""q" text)',
             "INSERT INTO \"Odd name'\" VALUES (1, 'x')",
         ],
     )
@@ -221,7 +221,7 @@ def test_keys_parents_truncate_partitions(
             "UPDATE part SET k = (k + 10) % 20 WHERE id < 30",
             "TRUNCATE emptied RESTART IDENTITY",
             "INSERT INTO emptied VALUES (5)",
-            'UPDATE "Odd name\'`" SET "select" = 2',
+            'UPDATE "Odd name\'" SET "select" = 2',
             "TRUNCATE parent CASCADE",
             "INSERT INTO parent VALUES (1, 'again')",
             "INSERT INTO child VALUES (1, 1)",
