@@ -14,6 +14,9 @@ from replicator.servers import Server, start_mariadb, start_mysql
 from tests.accounts import Account, make_source_account, make_target_account, pick_name
 from tests.pgaccounts import PostgresAccount, make_postgres_account
 from tests.profiles import PROFILES
+from tests.sources import any_source
+
+__all__ = ["any_source"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,11 +50,23 @@ def mariadb_source() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="session", params=["debian", "newest"])
-def postgres_source(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
-    """Each version of PostgreSQL that can be had; a test that takes it runs once for each."""
-    with start_postgres(newest=request.param == "newest") as server:
+@pytest.fixture(scope="session")
+def postgres_debian() -> Iterator[PostgresServer]:
+    with start_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_newest() -> Iterator[PostgresServer]:
+    with start_postgres(newest=True) as server:
+        yield server
+
+
+@pytest.fixture(params=["debian", "newest"])
+def postgres_source(request: pytest.FixtureRequest) -> PostgresServer:
+    """Each version of PostgreSQL that can be had; a test that takes it runs once for each."""
+    server: PostgresServer = request.getfixturevalue(f"postgres_{request.param}")
+    return server
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from replicator.errors import SourceError
+from replicator.errors import SourceError, TableUnfit
 from replicator.model import (
     Column,
     ForeignKey,
@@ -165,6 +165,7 @@ class _Builder:
         for row in self.columns:
             if row["generated"]:
                 self.notes.append(f"{self.name}:{row['name']}: generated at the source, left out")
+        self._refuse_twins(mirrored)
         columns = self._fit_row([self._build_column(row) for row in mirrored])
         by_name = {column.name: column for column in columns}
         plain = [row for row in self.indexes if self._is_usable(row, names, by_name)]
@@ -190,6 +191,18 @@ class _Builder:
             bytes_estimate=self.table["bytes"],
             notes=tuple(self.notes),
         )
+
+    def _refuse_twins(self, rows: Sequence[Record]) -> None:
+        """MySQL's column names ignore case, PostgreSQL's do not."""
+        seen: dict[str, str] = {}
+        for row in rows:
+            first = seen.setdefault(row["name"].lower(), row["name"])
+            if first != row["name"]:
+                raise TableUnfit(
+                    f"{self.name}: the columns {first} and {row['name']} are one name for MySQL",
+                    check="tables.columns",
+                    hint=f'rename one of them at the source, or add `"{self.name}": {{skip: true}}` under `tables`',
+                )
 
     # --- columns ------------------------------------------------------------------------------------------------------
 

@@ -69,10 +69,9 @@ def find_loss(column: Column, actual_type: str, actual_charset: str | None) -> s
     elif wanted.base in ("float", "double"):
         fits = _holds_float(wanted, actual)
     elif _is_text(wanted.base):
-        # Room counts in the source's own bytes: ``column.type`` may be wider already.
-        source = (
-            parse_shape(column.source_type) if column.kind is Kind.TEXT and column.source_type else wanted
-        )
+        # Room counts in the source's own bytes: ``column.type`` may be wider already, where the character set is another.
+        is_own = column.kind is Kind.TEXT and column.source_type and column.charset != "utf8mb4"
+        source = parse_shape(column.source_type) if is_own else wanted
         return _compare_text(column, source, actual, actual_charset)
     elif wanted.base in ("binary", "varbinary") or wanted.base.endswith("blob"):
         fits = _holds_binary(wanted, actual)
