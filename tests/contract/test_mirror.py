@@ -14,7 +14,8 @@ from tests.sources import AnySource
 SCHEMA = [
     "CREATE TABLE customers (id INT PRIMARY KEY, email VARCHAR(60) NOT NULL, seat INT, UNIQUE (email))",
     "CREATE TABLE orders (id INT PRIMARY KEY, customer INT NOT NULL, amount DECIMAL(12,2), note TEXT,"
-    " made TIMESTAMP(3) NULL, weight DOUBLE PRECISION, FOREIGN KEY (customer) REFERENCES customers (id) ON DELETE CASCADE ON UPDATE CASCADE)",
+    " made TIMESTAMP(3) NULL, weight DOUBLE PRECISION,"
+    " FOREIGN KEY (customer) REFERENCES customers (id) ON DELETE CASCADE ON UPDATE CASCADE)",
     "CREATE TABLE pairs (a INT NOT NULL, b VARCHAR(20) NOT NULL, v BIGINT, d DATE, PRIMARY KEY (a, b))",
 ]
 ROWS = [
