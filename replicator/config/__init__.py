@@ -333,7 +333,7 @@ def _split_pattern(document: Document, pattern: str, mark: Mark, source: Values)
         raise document.report(
             mark, where, "names no database", 'write "database.table", or set source.database'
         )
-    if schema.casefold() in SYSTEM_SCHEMAS.get(source.get("type"), frozenset()):
+    if schema.casefold() in SYSTEM_SCHEMAS[source.get("type", SourceType.MYSQL)]:
         raise document.report(mark, where, "a system database is never mirrored", "name tables of your own")
     if table.startswith(OWN_PREFIX) and not is_glob(pattern):
         raise document.report(mark, where, f'"{OWN_PREFIX}…" tables belong to this program', "remove it")

@@ -6,7 +6,7 @@ One contract suite runs over every implementation (tests/contract).
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.model import Column, Position, Row, StreamItem, TableName, TableSchema, Value
@@ -58,6 +58,9 @@ class Reader(Protocol):
     clock_offset: float  # the source's clock minus ours when the stream last connected, in seconds
     sends_whole_rows: bool  # False: updates and deletes may leave values out (UNCHANGED)
     short_id: str  # the pipeline's, set before `begin` and `read`
+    confirm: Callable[
+        [], None
+    ]  # asked before another process's reading is ended; raises where ours is the older one
 
     def position(self) -> Position:
         """The newest committed position of the source."""

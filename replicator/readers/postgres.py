@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +37,7 @@ log = logging.getLogger("replicator")
 FIRST_DELAY: Final = 0.2  # seconds before the first reconnect; doubles up to LONGEST_DELAY
 LONGEST_DELAY: Final = 15.0
 SOON, LATER = 0.005, 0.01  # seconds between two looks at a quiet connection
+OLDER_SECONDS: Final = 2.0  # how long an older process may hold the slot before it learns of a newer one
 ASK_SECONDS: Final = 1.0  # between two questions how far the source is, while it is quiet
 ADVANCE_SECONDS: Final = 10.0  # between two commits that say only that nothing happened (SEMANTICS §3.1)
 _HEADERS: Final = (24, 40)  # bytes of a WAL page's header, short and long
@@ -56,6 +57,7 @@ class PostgresReader:
         self.short_id = short_id
         self.counters = Counters()
         self.clock_offset = 0.0
+        self.confirm: Callable[[], None] = lambda: None
         self._source = source
         self._pipeline = pipeline
         self._spill_dir = spill_dir
@@ -260,16 +262,22 @@ class PostgresReader:
             delay = min(delay * 2, LONGEST_DELAY)
 
     def _open_link(self, position: LsnPosition) -> Link:
-        """The slot's one reader: a newcomer ends whoever has it; who finds it taken after a loss was replaced."""
+        """The slot's one reader: a newcomer ends whoever has it; who finds it taken after a loss was replaced, unless by an
+        older process that is just about to learn that it was replaced itself.
+        """
         with self._session() as control:
             slot = postgres_slot.find_slot(control, self.slot)
+            if not self._last_pid:
+                self.confirm()
             if slot is not None and slot.active_pid:
-                if self._last_pid not in (0, slot.active_pid):
+                is_strange = self._last_pid not in (0, slot.active_pid)
+                if is_strange and not postgres_slot.await_free(control, self.slot, OLDER_SECONDS):
                     raise SourceTaken(
                         f"{self._source.address}: session {slot.active_pid} has begun to read from {self.slot}",
                         hint="another process runs this pipeline: stop one of them",
                     )
-                postgres_slot.end_reader(control, self.slot, slot.active_pid)
+                if not is_strange:
+                    postgres_slot.end_reader(control, self.slot, slot.active_pid)
         link = open_link(self._source, self.slot, position.lsn)
         self._last_pid = link.pid
         return link

@@ -22,6 +22,7 @@ from replicator.readers.postgres_session import Connection, fetch, quote_name, q
 
 PLUGIN: Final = "pgoutput"
 CREATE_SECONDS: Final = 120.0  # how long making a slot may wait for transactions that are open
+END_SECONDS: Final = 10.0  # how long a session that we end may take
 POLL_SECONDS: Final = 0.05
 START_AGAIN: Final = "run `replicator drop`, then load again"
 
@@ -111,11 +112,18 @@ def drop_slot(connection: Connection, name: str) -> bool:
 def end_reader(connection: Connection, name: str, pid: int) -> None:
     """End the session that reads from a slot, and wait until the slot is free. Raises SourceLocked."""
     fetch(connection, "SELECT pg_terminate_backend(%s)", (pid,))
-    deadline = time.monotonic() + 10
-    while (slot := find_slot(connection, name)) is not None and slot.active_pid == pid:
+    if not await_free(connection, name, END_SECONDS):
+        raise SourceLocked(f"session {pid} still reads from replication slot {name}")
+
+
+def await_free(connection: Connection, name: str, seconds: float) -> bool:
+    """Whether nobody reads from a slot within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while (slot := find_slot(connection, name)) is not None and slot.active_pid:
         if time.monotonic() > deadline:
-            raise SourceLocked(f"session {pid} still reads from replication slot {name}")
+            return False
         time.sleep(POLL_SECONDS)
+    return True
 
 
 def create_slot(
