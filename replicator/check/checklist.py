@@ -154,6 +154,31 @@ _SETTINGS: Final = (
     Registration(
         "source.grant.select", "Every column of every selected table can be read.", "Fails, with the GRANT."
     ),
+    Registration(
+        "source.primary", "A primary (PostgreSQL).", "Fails for a standby: this version reads from none."
+    ),
+    Registration("source.wal_level", "wal_level is logical (PostgreSQL).", "Fails, with the ALTER SYSTEM."),
+    Registration(
+        "source.encoding", "The database's encoding is UTF8 (PostgreSQL).", "Fails: no other is read."
+    ),
+    Registration("source.slots", "A replication slot is free (PostgreSQL).", "Fails, with the ALTER SYSTEM."),
+    Registration("source.senders", "A WAL sender is free (PostgreSQL).", "Fails, with the ALTER SYSTEM."),
+    Registration("source.grant.replication", "REPLICATION (PostgreSQL).", "Fails, with the ALTER ROLE."),
+    Registration(
+        "source.grant.create",
+        "CREATE on the database, for a publication (PostgreSQL).",
+        "Fails, with the GRANT.",
+    ),
+    Registration(
+        "source.owner",
+        "The account owns what it publishes, or belongs to who does (PostgreSQL).",
+        "Fails, with the GRANT.",
+    ),
+    Registration(
+        "source.row_security",
+        "Row-level security hides no row of a selected table from the load (PostgreSQL).",
+        "Fails, with the ALTER ROLE.",
+    ),
 )
 
 _TABLES: Final = (
@@ -186,6 +211,21 @@ _TABLES: Final = (
         "tables.differences",
         "What will be different at the target by design: collations, defaults, indexes, partitions.",
         "Warns, once for each; no row loses anything by it.",
+    ),
+    Registration(
+        "tables.identity",
+        "Every selected table has a usable replica identity (PostgreSQL).",
+        "Fails: once published, such a table refuses the application's own UPDATE. With the ALTER TABLE.",
+    ),
+    Registration(
+        "tables.unique",
+        "The stream tells when other unique values than the key's change (PostgreSQL).",
+        "Warns: without REPLICA IDENTITY FULL updates of such a table are applied one after the other.",
+    ),
+    Registration(
+        "tables.unlogged",
+        "No selected table is unlogged (PostgreSQL).",
+        "Fails, with the ALTER TABLE.",
     ),
     Registration(
         "tables.engine",

@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 
 import pymysql
 
-from replicator.config import Endpoint, connect_options
-from replicator.errors import ConfigError
+from replicator.check import pgprobe
+from replicator.config import Endpoint, Source, SourceType, connect_options
+from replicator.errors import ConfigError, SourceError
 from replicator.stranger import GARBAGE, Stranger, find_stranger
 from replicator.tls import negotiated
 
@@ -72,8 +73,8 @@ class Probe:
     failure: Failure | None = None
 
     def close(self) -> None:
-        if self.connection is not None and self.connection.open:
-            with contextlib.suppress(pymysql.MySQLError, OSError):
+        if self.connection is not None:
+            with contextlib.suppress(pymysql.MySQLError, OSError):  # closed by the server already
                 self.connection.close()
         if self.socket is not None:
             self.socket.close()
@@ -82,7 +83,9 @@ class Probe:
 def probe(endpoint: Endpoint, side: str) -> Probe:
     """Go as far in as possible; never raises for what it finds. ``side`` (source, target) is for the fixes."""
     found = Probe(endpoint)
-    for step in (_resolve, _reach, _login, _measure):
+    is_postgres = isinstance(endpoint, Source) and endpoint.type is SourceType.POSTGRES
+    inside = (_login_postgres, _measure_postgres) if is_postgres else (_login, _measure)
+    for step in (_resolve, _reach, *inside):
         found.failure = step(found, side)
         if found.failure is not None:
             break
@@ -174,6 +177,30 @@ def _explain_stranger(stranger: Stranger, endpoint: Endpoint, side: str) -> Fail
             f"{_client(endpoint)}    # again in a minute; see the {side}'s error log, or correct {side}.port"
         )
     return Failure("login", stranger.message, fix)
+
+
+def _login_postgres(found: Probe, side: str) -> Failure | None:
+    assert isinstance(found.endpoint, Source)
+    if found.socket is not None:
+        found.socket.close()
+    try:
+        found.connection, found.tls = pgprobe.login(found.endpoint)
+    except SourceError as error:
+        step = "tls" if "SSL" in error.message or "certificate" in error.message else "login"
+        client = pgprobe.build_client(found.endpoint)
+        fix = f"{client}    # type the password by hand; then correct {side}.user, {side}.password or pg_hba.conf"
+        return Failure(step, error.message, fix)
+    return None
+
+
+def _measure_postgres(found: Probe, _side: str) -> Failure | None:
+    try:
+        found.rtt, found.clock_offset = pgprobe.measure(found.connection)
+    except SourceError as error:
+        return Failure(
+            "login", f"the connection was lost right after the login: {error.message}", "try again"
+        )
+    return None
 
 
 def _explain_login(error: Exception, endpoint: Endpoint, side: str) -> Failure:

@@ -44,7 +44,8 @@ class Tables:
 def check_source(findings: Findings, config: PipelineConfig, found: Probe) -> Source:
     """Version and reader; the reader's own checks come with the tables."""
     subject = f"source {config.source.address}"
-    if not _check_version(findings, config, found, subject):
+    is_mysql = config.source.type is not SourceType.POSTGRES  # whose reader looks at it by itself
+    if is_mysql and not _check_version(findings, config, found, subject):
         return Source()
     try:
         reader = open_reader(config)

@@ -200,7 +200,7 @@ class _Builder:
             if first != row["name"]:
                 raise TableUnfit(
                     f"{self.name}: the columns {first} and {row['name']} are one name for MySQL",
-                    check="tables.columns",
+                    check="tables.readable",
                     hint=f'rename one of them at the source, or add `"{self.name}": {{skip: true}}` under `tables`',
                 )
 

@@ -46,28 +46,28 @@ def _check_server(settings: Record, has_slot: bool) -> Iterator[Requirement]:
     account, database = quote_name(settings["account"]), quote_name(settings["database"])
     yield _judge(
         settings["version"] >= OLDEST,
-        "postgres.version",
+        "source.version",
         "server",
         f"PostgreSQL {settings['version_text']}",
         "upgrade the source to PostgreSQL 13 or newer",
     )
     yield _judge(
         not settings["is_standby"],
-        "postgres.primary",
+        "source.primary",
         "server",
         "a standby" if settings["is_standby"] else "a primary",
         "name the primary under source.host: this version does not read from a standby",
     )
     yield _judge(
         settings["wal_level"] == "logical",
-        "postgres.wal_level",
+        "source.wal_level",
         "wal_level",
         f"wal_level is {settings['wal_level']}",
         "ALTER SYSTEM SET wal_level = logical;    -- then restart the server",
     )
     yield _judge(
         settings["encoding"] == "UTF8",
-        "postgres.encoding",
+        "source.encoding",
         settings["database"],
         f"the database's encoding is {settings['encoding']}",
         "this version reads databases in UTF8 only",
@@ -75,7 +75,7 @@ def _check_server(settings: Record, has_slot: bool) -> Iterator[Requirement]:
     free = settings["slots"] - settings["used_slots"]
     yield _judge(
         has_slot or free > 0,
-        "postgres.slots",
+        "source.slots",
         "max_replication_slots",
         f"{free} of {settings['slots']} replication slots are free",
         f"ALTER SYSTEM SET max_replication_slots = {settings['slots'] + 4};    -- then restart the server",
@@ -83,21 +83,21 @@ def _check_server(settings: Record, has_slot: bool) -> Iterator[Requirement]:
     free = settings["senders"] - settings["used_senders"]
     yield _judge(
         free > 0,
-        "postgres.senders",
+        "source.senders",
         "max_wal_senders",
         f"{free} of {settings['senders']} WAL senders are free",
         f"ALTER SYSTEM SET max_wal_senders = {settings['senders'] + 4};    -- then restart the server",
     )
     yield _judge(
         settings["may_replicate"],
-        "postgres.replication",
+        "source.grant.replication",
         settings["account"],
         "the account has REPLICATION" if settings["may_replicate"] else "the account lacks REPLICATION",
         f"ALTER ROLE {account} REPLICATION;",
     )
     yield _judge(
         settings["may_publish"],
-        "postgres.create",
+        "source.grant.create",
         settings["database"],
         "the account may make a publication"
         if settings["may_publish"]
@@ -119,7 +119,7 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
         )
     if not row["may_read"]:
         yield Requirement(
-            "postgres.select",
+            "source.grant.select",
             "fail",
             subject,
             "the account may not read it",
@@ -128,7 +128,7 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
     if not row["is_owner"]:
         owner = quote_name(row["owner"])
         yield Requirement(
-            "postgres.owner",
+            "source.owner",
             "fail",
             subject,
             f"only the owner {row['owner']} can publish it",
@@ -136,7 +136,7 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
         )
     if row["is_secured"] and not settings["bypasses"]:
         yield Requirement(
-            "postgres.row_security",
+            "source.row_security",
             "fail",
             subject,
             "row-level security would hide rows from the load",
@@ -149,7 +149,7 @@ def _check_identity(table: TableSchema, identity: str, subject: str, name: str) 
     """An UPDATE or DELETE at the source fails, the application's own, once a table without one is published (§3.2)."""
     if identity == "n" or not table.key:
         yield Requirement(
-            "postgres.identity",
+            "tables.identity",
             "fail",
             subject,
             "no replica identity tells its rows apart: published, it would refuse the application's own UPDATE",
@@ -160,7 +160,7 @@ def _check_identity(table: TableSchema, identity: str, subject: str, name: str) 
     extra = [key.name for key in table.unique_keys if key.ordinals != table.key]
     if extra and identity != "f":
         yield Requirement(
-            "postgres.unique",
+            "tables.unique",
             "warn",
             subject,
             f"with its replica identity the stream does not tell whether {', '.join(extra)} changed: its updates are"
