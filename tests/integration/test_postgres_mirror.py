@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -303,3 +304,34 @@ def test_the_slot_is_ours_to_make_and_drop(
     pipeline.must("drop", "FILE")
     assert source.server.execute(slots) == []
     assert source.query("SELECT pubname FROM pg_publication") == []
+
+
+def test_an_idle_database_holds_no_log_for_a_busy_neighbour(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """Nothing is written to the source's tables; what its slot keeps stays small, and never is ahead of the checkpoint."""
+    source, target = postgres_account, target_account
+    run_all(source, ["CREATE TABLE still (id int PRIMARY KEY)", "INSERT INTO still VALUES (1)"])
+    pipeline = write_pipeline(tmp_path, source, target)
+    process = pipeline.start("run", "FILE")
+    follow(process, "state=streaming")
+    server, kept = source.server, 64 << 20
+    server.execute("DROP TABLE IF EXISTS busy; CREATE TABLE busy (v text)")
+    retained = (
+        "SELECT pg_current_wal_lsn() - confirmed_flush_lsn, confirmed_flush_lsn::text FROM pg_replication_slots"
+        f" WHERE database = '{source.database}'"
+    )
+    written, deadline = 0, time.monotonic() + 60
+    while written < 4 * kept or server.execute(retained)[0][0] > kept:
+        assert time.monotonic() < deadline, server.execute(retained)
+        if written < 4 * kept:
+            server.execute("INSERT INTO busy SELECT repeat(md5(g::text), 30) FROM generate_series(1, 8000) g")
+            written += 8000 * 1000
+        confirmed = server.execute(retained)[0][1]
+        stored = target.query("SELECT position FROM _replicator_checkpoint WHERE worker = 0")[0][0].split(
+            " "
+        )[-1]
+        assert server.execute(f"SELECT '{confirmed}'::pg_lsn <= '{stored}'::pg_lsn") == [(True,)]
+    code, output = end(process)
+    assert code == 0, output
+    server.execute("DROP TABLE busy")

@@ -36,6 +36,7 @@ BOTH_ENDS = {
     "check.source",
     "check.target",
     "check.probe",
+    "check.pgprobe",
     "preview",
 }
 SHARED_WITH_READERS = {
