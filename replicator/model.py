@@ -21,7 +21,19 @@ class Unchanged(enum.Enum):
 
 UNCHANGED: Final = Unchanged.UNCHANGED
 
-Value: TypeAlias = int | float | bytes | None | Unchanged
+
+class Coerced(NamedTuple):
+    """What stands for a value that the target's column cannot hold: ``value``, under the column's rule; ``original`` is the
+    source's text of it.
+
+    In rows of columns with a rule only, and only from reader to ``coercion``, which counts it.
+    """
+
+    value: int | float | bytes | None
+    original: bytes
+
+
+Value: TypeAlias = int | float | bytes | None | Unchanged | Coerced
 Row: TypeAlias = tuple[Value, ...]
 Key: TypeAlias = tuple[Value, ...]
 
@@ -53,6 +65,17 @@ class Kind(enum.Enum):
     VECTOR = "vector"  # bytes: little-endian float32s
 
 
+class Unrepresentable(enum.StrEnum):
+    """What becomes of a value that the target's column cannot hold exactly (I10).
+
+    FAIL: the run ends, naming it. CLAMP: the nearest value that the column holds. NULL: none.
+    """
+
+    FAIL = "fail"
+    CLAMP = "clamp"
+    NULL = "null"
+
+
 class TableName(NamedTuple):
     """A source table."""
 
@@ -69,7 +92,8 @@ class Column:
 
     ``charset`` is the MySQL character set in which TEXT, ENUM and SET values' bytes are (None for other kinds);
     ``type`` is the column type at the target (``varchar(32)``, ``bigint unsigned``); ``default`` is SQL text of the
-    target (``'new'``, ``CURRENT_TIMESTAMP(3)``, ``(uuid())``) or None; ``source_type`` is the source's own spelling.
+    target (``'new'``, ``CURRENT_TIMESTAMP(3)``, ``(uuid())``) or None; ``source_type`` is the source's own spelling,
+    ``base`` the name of the type that tells how its values are converted, where that spelling does not (domains).
     """
 
     name: str
@@ -86,6 +110,8 @@ class Column:
     srid: int | None = None
     source_type: str = ""
     labels: tuple[bytes, ...] = ()  # ENUM and SET members in order, in ``charset``
+    base: str = ""
+    unrepresentable: Unrepresentable = Unrepresentable.FAIL
 
 
 @dataclass(frozen=True, slots=True)

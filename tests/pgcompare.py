@@ -46,7 +46,9 @@ def _canonical(name: str, kind: str, target: str) -> str:
         case "char" if kind == "bpchar":
             return f"upper(encode(convert_to(rtrim({column}::text, ' '), 'UTF8'), 'hex'))"
         case "char" | "varchar" | "longtext":
-            printed = f"CASE WHEN {column} IS NULL THEN NULL ELSE format('%s', {column}) END"
+            printed = (
+                f"CASE WHEN {column} IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', {column}) END"
+            )
             return f"upper(encode(convert_to({printed}, 'UTF8'), 'hex'))"
     return f"{column}::text"
 
@@ -79,7 +81,9 @@ def _shorten(value: Any) -> str:
 
 def _parse_json(text: str) -> str:
     return json.dumps(
-        json.loads(text, parse_float=Decimal), sort_keys=True, default=lambda d: str(d.normalize())
+        json.loads(text, parse_float=Decimal, parse_int=Decimal),
+        sort_keys=True,
+        default=lambda d: str(d.normalize()),
     )
 
 
@@ -124,8 +128,15 @@ def describe_difference(
         return ""
     lost, invented = ours - theirs, theirs - ours
     lines = [f"{table}: {lost.total()} rows only at the source, {invented.total()} only at the target"]
-    for sign, found in (("-", lost), ("+", invented)):
-        lines += [f"  {sign} {[_shorten(value) for value in row]}" for row in list(found)[:2]]
+    others = {row[0]: row for row in invented}
+    for row in list(lost)[:3]:
+        other = others.get(row[0], (None,) * len(row))
+        pairs = zip(columns, row, other, strict=True)
+        lines += [
+            f"  {row[0]}: {name} {kind} {_shorten(ours)} → {_shorten(theirs)}"
+            for (name, kind), ours, theirs in pairs
+            if ours != theirs
+        ]
     return "\n".join(lines)
 
 

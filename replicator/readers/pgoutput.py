@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from replicator.errors import UnsupportedEvent
-from replicator.model import UNCHANGED, Column, Kind, Row, TableSchema, Value
-from replicator.typemap.postgres import Unrepresentable, text_converter
+from replicator.model import UNCHANGED, Column, Row, TableSchema, Value
+from replicator.typemap.pgvalues import SHORT, text_converter
 
 EPOCH: Final = 946_684_800_000_000  # 2000-01-01 in µs since 1970
 
@@ -332,7 +332,7 @@ def _build_decode(table: TableSchema, places: Sequence[int | None], wanted: set[
         "count": _SHORT,
         "explain": lambda b, start, p, error: _explain(b, (start, p), table, places, error),
         "table": table,
-        "Unrepresentable": (Unrepresentable, ValueError, KeyError),
+        "Unfit": (ValueError, KeyError),
     }
     body: list[str] = []
     for at in places:
@@ -348,7 +348,7 @@ def _build_decode(table: TableSchema, places: Sequence[int | None], wanted: set[
             "    try:",
             *("        " + line for line in body),
             f"        return ({row},), p",
-            "    except Unrepresentable as error:",
+            "    except Unfit as error:",
             "        explain(b, start, p, error)",
         ]
     )
@@ -369,22 +369,13 @@ def _column_code(column: Column, at: int, names: dict[str, Any]) -> list[str]:
     elif converter is not None:
         names[f"convert{at}"] = converter
         value = f"convert{at}({value})"
-    length = "b[p + 4]" if _is_short(column) else "unpack(b, p + 1)[0]"
+    length = "b[p + 4]" if column.base in SHORT else "unpack(b, p + 1)[0]"
     return [
         f"if b[p] == {_TEXT}:",
         f"    q = p + 5 + {length}; c{at} = {value}; p = q",
         "else:",
         f"    c{at} = other(b, p); p += 1",
     ]
-
-
-_SHORT_KINDS: Final = {Kind.INTEGER, Kind.BIT, Kind.FLOAT, Kind.DOUBLE}
-_SHORT_TYPES: Final = ("date", "time", "datetime", "char(36)")
-
-
-def _is_short(column: Column) -> bool:
-    """Whether the text of every value has fewer than 256 bytes."""
-    return column.kind in _SHORT_KINDS or (column.kind is Kind.PLAIN and column.type.startswith(_SHORT_TYPES))
 
 
 def _read_other(data: bytes, at: int) -> Value:

@@ -227,6 +227,7 @@ class _Builder:
             auto_increment=is_counter,
             comment=row["comment"] or "",
             source_type=row["source_type"],
+            base=registration.name,
         )
 
     def _is_counter(self, row: Record) -> bool:

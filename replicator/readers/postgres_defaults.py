@@ -29,7 +29,10 @@ def translate_default(text: str, kind: Kind, target: str) -> str | None:
         return f"CURRENT_TIMESTAMP{target[8:]}"
     if target == "date" and text.upper() == "CURRENT_DATE":
         return "(CURRENT_DATE)"
-    if target == "char(36)" and text in ("gen_random_uuid()", "uuid_generate_v4()"):
+    if target == "char(36)" and text.rsplit(".", maxsplit=1)[-1] in (
+        "gen_random_uuid()",
+        "uuid_generate_v4()",
+    ):
         return "(uuid())"
     match = _QUOTED.fullmatch(text)
     if match is None or not _is_literal(match[1], kind, target):

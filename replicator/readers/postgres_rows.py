@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from replicator.errors import SourceError
 from replicator.model import Column, Row
-from replicator.typemap.postgres import Unrepresentable, text_converter
+from replicator.typemap.pgvalues import text_converter
 
 RowParser = Callable[[Sequence[bytes]], list[Row]]
 """Rows of whole lines, each with its line end."""
@@ -56,7 +56,7 @@ def build_parser(table: str, columns: Sequence[Column]) -> RowParser:
     def parse_or_explain(lines: Sequence[bytes]) -> list[Row]:
         try:
             return parse(lines)
-        except (Unrepresentable, ValueError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             raise _explain(table, columns, lines, error) from error
 
     return parse_or_explain
@@ -73,7 +73,7 @@ def _explain(table: str, columns: Sequence[Column], lines: Sequence[bytes], erro
             try:
                 if converter is not None and field != b"\\N":
                     converter(_unescape(field))
-            except (Unrepresentable, ValueError, KeyError) as reason:
+            except (ValueError, KeyError) as reason:
                 return SourceError(
                     f"{table}:{column.name}: {reason}",
                     hint="change the value at the source, or leave the table out; what each type can hold is in"

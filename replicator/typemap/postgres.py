@@ -1,24 +1,21 @@
 """The column types of PostgreSQL, one registration each, between the catalog and everything that touches values.
 
 A registration says of which ``Kind`` the canonical values are and what the column's type is at the target. Load and
-stream both get the text of the type's own output function, so one converter a column serves both (I6); it follows from
-the column's kind and target type alone. What MySQL cannot hold exactly raises Unrepresentable.
+stream both get the text of the type's own output function, and ``pgvalues`` converts it for both (I6).
 
 The session that reads must be set as ``SESSION`` says: it decides how that text looks.
 """
 
 from __future__ import annotations
 
-import re
-import struct
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-from replicator.model import Column, Kind, Value
-
-Converter: TypeAlias = Callable[[bytes], Value]
+from replicator.model import Kind
+from replicator.typemap.columntype import find_family
+from replicator.typemap.pgvalues import FIXED, INTEGERS
 
 SESSION: Final = {
     "client_encoding": "UTF8",
@@ -29,18 +26,14 @@ SESSION: Final = {
     "bytea_output": "hex",
     "lc_monetary": "C",
     "xmloption": "content",
+    "search_path": "pg_catalog",  # so that names in values and types are spelt alike whatever an account's own is
 }
 
 INDEX_BYTES: Final = 3072  # InnoDB's limit for all columns of an index together
 LONGEST_VARCHAR: Final = 1024  # characters; a row of MySQL holds 65,535 bytes of all its columns
-LABEL_CHARACTERS: Final = 63  # PostgreSQL's own limit for a name or an enum's label, in bytes
 
 MOST_DIGITS: Final = 65
 MOST_SCALE: Final = 30
-
-
-class Unrepresentable(ValueError):
-    """A value that the target's type cannot hold exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +88,8 @@ def _characters(spot: Spot) -> str:
 
 
 def _blank_padded(spot: Spot) -> str:
-    wanted = spot.arguments[0] if spot.arguments else 1
-    return f"char({wanted})" if wanted <= 255 else _characters(spot)
+    """Without a length it holds any; so does ``bit``."""
+    return f"char({spot.arguments[0]})" if spot.arguments and spot.arguments[0] <= 255 else _characters(spot)
 
 
 def _bytes(spot: Spot) -> str:
@@ -104,8 +97,11 @@ def _bytes(spot: Spot) -> str:
 
 
 def _bits(spot: Spot) -> str:
-    wanted = spot.arguments[0] if spot.arguments else 1
-    return f"bit({wanted})"
+    return f"bit({spot.arguments[0]})" if _is_bit(spot) else _characters(spot)
+
+
+def _is_bit(spot: Spot) -> bool:
+    return bool(spot.arguments) and spot.arguments[0] <= 64
 
 
 def _short_text(characters: int) -> Callable[[Spot], str]:
@@ -129,38 +125,51 @@ _REGISTRATIONS: Final = (
         f"NaN and ±infinity are refused, without a precision also what {MOST_DIGITS} digits, {MOST_SCALE} of them behind"
         " the point, do not hold",
     ),
-    SourceType("money", Kind.PLAIN, _fixed("decimal(19,2)"), "the number alone"),
+    SourceType(
+        "money",
+        Kind.PLAIN,
+        _fixed("decimal(19,2)"),
+        "the number alone, as lc_monetary C shows it; where the database has one without two decimals, the point moves",
+    ),
     SourceType("float4", Kind.FLOAT, _fixed("float"), _REFUSED),
     SourceType("float8", Kind.DOUBLE, _fixed("double"), _REFUSED),
     SourceType("text", Kind.TEXT, _characters, "in an index a varchar as long as an index allows"),
     SourceType("varchar", Kind.TEXT, _characters, "longtext without a length or beyond 1,024 characters"),
-    SourceType("bpchar", Kind.TEXT, _blank_padded, "blanks at the end do not count in either"),
+    SourceType(
+        "bpchar",
+        Kind.TEXT,
+        _blank_padded,
+        "blanks at the end do not count in either; beyond 255 characters, or without a length, as text",
+    ),
     SourceType("citext", Kind.TEXT, _characters, "case counts at the target: no two keys may become one"),
-    SourceType("name", Kind.TEXT, _short_text(LABEL_CHARACTERS)),
+    SourceType("name", Kind.TEXT, _short_text(FIXED["name"])),
     SourceType("char", Kind.TEXT, _short_text(4), 'the internal "char" of one byte'),
     SourceType("bytea", Kind.BINARY, _bytes, "in an index a varbinary"),
     SourceType("date", Kind.PLAIN, _fixed("date"), "±infinity, BC and years after 9999 are refused"),
     SourceType("time", Kind.PLAIN, _clocked("time")),
-    SourceType("timetz", Kind.TEXT, _short_text(24), _TEXT_FORM),
+    SourceType("timetz", Kind.TEXT, _short_text(FIXED["timetz"]), _TEXT_FORM),
     SourceType(
         "timestamp", Kind.PLAIN, _clocked("datetime"), "±infinity, BC and years after 9999 are refused"
     ),
     SourceType("timestamptz", Kind.PLAIN, _clocked("datetime"), "in UTC; else as timestamp"),
-    SourceType("interval", Kind.TEXT, _short_text(128), "ISO 8601: P1Y2M3DT4H5M6.7S"),
+    SourceType("interval", Kind.TEXT, _short_text(FIXED["interval"]), "ISO 8601: P1Y2M3DT4H5M6.7S"),
     SourceType("uuid", Kind.PLAIN, _fixed("char(36)")),
     SourceType("json", Kind.JSON, _fixed("json"), "the value; blanks, key order and repeated keys go"),
     SourceType("jsonb", Kind.JSON, _fixed("json")),
     SourceType("xml", Kind.TEXT, _fixed("longtext")),
-    SourceType("bit", Kind.BIT, _bits, "longer than 64 bits: as text"),
+    SourceType("bit", Kind.BIT, _bits, "beyond 64 bits, or without a length: as text"),
     SourceType("varbit", Kind.TEXT, _characters, "as text, for its length counts"),
-    *(SourceType(name, Kind.TEXT, _short_text(50), _TEXT_FORM) for name in ("inet", "cidr")),
-    *(SourceType(name, Kind.TEXT, _short_text(24), _TEXT_FORM) for name in ("macaddr", "macaddr8", "pg_lsn")),
+    *(SourceType(name, Kind.TEXT, _short_text(FIXED[name]), _TEXT_FORM) for name in ("inet", "cidr")),
+    *(
+        SourceType(name, Kind.TEXT, _short_text(FIXED[name]), _TEXT_FORM)
+        for name in ("macaddr", "macaddr8", "pg_lsn")
+    ),
 )
 TYPES: Final = {registration.name: registration for registration in _REGISTRATIONS}
 
 # By pg_type.typtype, where the type has no registration of its own.
 ENUM: Final = SourceType(
-    "enum", Kind.TEXT, _short_text(LABEL_CHARACTERS), "its label; new labels need no change"
+    "enum", Kind.TEXT, _short_text(FIXED["enum"]), "its label; new labels need no change"
 )
 OTHER: Final = SourceType(
     "other",
@@ -179,97 +188,46 @@ def find_type(name: str, typtype: str) -> SourceType:
 
 def map_type(registration: SourceType, spot: Spot) -> tuple[Kind, str]:
     """Kind and target type of one column."""
-    if registration.name == "bit" and spot.arguments and spot.arguments[0] > 64:
-        return Kind.TEXT, _characters(spot)
-    return registration.kind, registration.target(spot)
+    kind = Kind.TEXT if registration.name == "bit" and not _is_bit(spot) else registration.kind
+    return kind, registration.target(spot)
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
+def override_type(registration: SourceType, wanted: str) -> Kind:
+    """The kind of a column whose target type the pipeline file gives (as ``columntype.parse_type`` spells it).
 
-_NUMBER: Final = re.compile(rb"-?(\d+)(?:\.(\d+))?")
-_MONEY: Final = re.compile(rb"[$,]")
-_BOOLEANS: Final = {b"t": 1, b"f": 0}
-_SINGLE: Final = struct.Struct("<f")
-_INFINITE: Final = (b"NaN", b"Infinity", b"-Infinity")
-
-
-def text_converter(column: Column) -> Converter | None:
-    """What turns the text of a column's value into the canonical value; None where the bytes are the value."""
-    match column.kind:
-        case Kind.INTEGER:
-            return _BOOLEANS.__getitem__ if column.type == "tinyint(1)" else int
-        case Kind.FLOAT:
-            return _to_single
-        case Kind.DOUBLE:
-            return _to_double
-        case Kind.BIT:
-            return _to_bits
-        case Kind.BINARY:
-            return _to_bytes
-        case Kind.TEXT if column.type.startswith("char("):
-            return _strip_blanks
-        case Kind.PLAIN if column.type.startswith("decimal"):
-            return _build_decimal(column.type)
-        case Kind.PLAIN if column.type == "date":
-            return _to_date
-        case Kind.PLAIN if column.type.startswith("datetime"):
-            return _to_datetime
-    return None
+    Raises ValueError saying what is possible.
+    """
+    family = find_family(wanted)
+    if family == "text":
+        return Kind.TEXT
+    kind = _KINDS.get(registration.name, {}).get(family)
+    if registration.name == "uuid" and wanted == "binary(16)":
+        return Kind.BINARY
+    if kind is Kind.DOUBLE and wanted == "float":
+        kind = Kind.FLOAT if registration.name == "float4" else None
+    if kind is None or (wanted == "tinyint(1)" and registration.name not in ("bool", "bit")):
+        names = " or ".join([*_KINDS.get(registration.name, {}), "text"])
+        possible = "binary(16) or text" if registration.name == "uuid" else names
+        raise ValueError(f"a {registration.name} of the source cannot become {wanted}: only {possible} types")
+    return kind
 
 
-def _to_double(text: bytes) -> float:
-    if text in _INFINITE:
-        raise Unrepresentable(f"{text.decode()} has no place in a double of MySQL")
-    return float(text)
-
-
-def _to_single(text: bytes) -> float:
-    """The double that is the single, not the one nearest to its shortest text."""
-    return float(_SINGLE.unpack(_SINGLE.pack(_to_double(text)))[0])
-
-
-def _to_bits(text: bytes) -> int:
-    return int(text, 2)
-
-
-def _to_bytes(text: bytes) -> bytes:
-    return bytes.fromhex(text[2:].decode("ascii"))
-
-
-def _strip_blanks(text: bytes) -> bytes:
-    return text.rstrip(b" ")
-
-
-def _build_decimal(target: str) -> Converter:
-    digits, scale = map(int, target[8:-1].split(","))
-    whole = digits - scale
-
-    def convert(text: bytes) -> bytes:
-        if text.startswith((b"$", b"-$")):
-            text = _MONEY.sub(b"", text)
-        match = _NUMBER.fullmatch(text)
-        if match is None or len(match[1].lstrip(b"0")) > whole or len((match[2] or b"").rstrip(b"0")) > scale:
-            raise Unrepresentable(f"{_shorten(text)} does not fit in {target}")
-        return text
-
-    return convert
-
-
-def _to_date(text: bytes) -> bytes:
-    if len(text) != 10:
-        raise Unrepresentable(f"{text.decode()} is no date of MySQL, which has the years 0 to 9999")
-    return text
-
-
-def _to_datetime(text: bytes) -> bytes:
-    """``2024-01-02 03:04:05.678``; a timestamptz ends with ``+00``."""
-    if text[10:11] != b" " or text[-1:] == b"C":
-        raise Unrepresentable(f"{text.decode()} is no datetime of MySQL, which has the years 0 to 9999")
-    return text[:-3] if text[-3:-2] == b"+" else text
-
-
-def _shorten(text: bytes) -> str:
-    return text[:80].decode("utf8", "replace") + ("…" if len(text) > 80 else "")
+_WHOLE: Final = {"integer": Kind.INTEGER, "decimal": Kind.PLAIN}
+_KINDS: Final[dict[str, dict[str, Kind]]] = {
+    **dict.fromkeys((*INTEGERS, "numeric", "money"), _WHOLE),
+    "bool": {"integer": Kind.INTEGER, "bit": Kind.BIT},
+    "bit": {"bit": Kind.BIT, "integer": Kind.INTEGER},
+    "float4": {"float": Kind.DOUBLE},
+    "float8": {"float": Kind.DOUBLE},
+    "bytea": {"binary": Kind.BINARY},
+    "date": {"date": Kind.PLAIN},
+    "time": {"time": Kind.PLAIN},
+    "timestamp": {"datetime": Kind.PLAIN},
+    "timestamptz": {"datetime": Kind.PLAIN, "timestamp": Kind.PLAIN},
+    "json": {"json": Kind.JSON},
+    "jsonb": {"json": Kind.JSON},
+}
+"""By source type, what else than text it can be, by the family of the target's type."""
 
 
 # --- the reference page -----------------------------------------------------------------------------------------------

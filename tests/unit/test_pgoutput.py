@@ -42,10 +42,10 @@ def relation_data(relation: Relation, xid: bytes = b"") -> bytes:
 
 
 COLUMNS = (
-    Column("id", Kind.INTEGER, "int", source_type="integer"),
-    Column("v", Kind.TEXT, "longtext", charset="utf8mb4", source_type="text"),
-    Column("b", Kind.INTEGER, "tinyint(1)", source_type="boolean"),
-    Column("d", Kind.DOUBLE, "double", source_type="double precision"),
+    Column("id", Kind.INTEGER, "int", source_type="integer", base="int4"),
+    Column("v", Kind.TEXT, "longtext", charset="utf8mb4", source_type="text", base="text"),
+    Column("b", Kind.INTEGER, "tinyint(1)", source_type="boolean", base="bool"),
+    Column("d", Kind.DOUBLE, "double", source_type="double precision", base="float8"),
 )
 TABLE = TableSchema(TableName("s", "t"), "t", COLUMNS, key=(0,))
 RELATION = Relation(
