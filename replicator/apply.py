@@ -17,10 +17,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from replicator.checkpoint import CHECK_ONE, CHECKED, Lease, build_head, run_fenced, settle
+from replicator.coercion import Tally
 from replicator.errors import (
     CheckpointMismatch,
     CheckRefused,
@@ -39,6 +40,7 @@ from replicator.tablestate import (
     Counts,
     State,
     StatusLine,
+    build_coerced,
     build_status_update,
     build_table_update,
     set_table,
@@ -231,12 +233,14 @@ class Prepared:
 
     ``packets`` (without head and tail) can be iterated again for a second attempt. ``counts`` is read after them, so a
     lazy plan may fill it on the way. ``replan`` prepares the same batch carefully; None when it is careful already.
+    ``tally``: values that are not what the source has.
     """
 
     batch: Batch
     packets: Iterable[Packet]
     counts: Mapping[TableName, Counts]
     replan: Callable[[], Prepared] | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 class Applied(NamedTuple):
@@ -299,7 +303,9 @@ class Applier:
         is rolled back and the table's state set to ``error``.
         """
         try:
-            answers = self._commit(prepared.batch.checkpoint, prepared.packets, prepared.counts)
+            answers = self._commit(
+                prepared.batch.checkpoint, prepared.packets, prepared.counts, prepared.tally
+            )
         except (CheckRefused, DuplicateKey) as error:
             if prepared.replan is not None:
                 return self.apply(prepared.replan())
@@ -323,7 +329,7 @@ class Applier:
         if not now and idle < due:
             return False
         self._status_written = float("-inf")
-        self._commit(checkpoint, (), {})
+        self._commit(checkpoint, (), {}, Tally())
         return True
 
     def set_table(self, name: TableName, **values: object) -> None:
@@ -342,7 +348,11 @@ class Applier:
     # --- building -----------------------------------------------------------------------------------------------------
 
     def _commit(
-        self, checkpoint: Checkpoint | None, packets: Iterable[Packet], counts: Mapping[TableName, Counts]
+        self,
+        checkpoint: Checkpoint | None,
+        packets: Iterable[Packet],
+        counts: Mapping[TableName, Counts],
+        tally: Tally,
     ) -> list[Answer] | None:
         sent: dict[str, int] | None = None
         is_torn = self._is_torn if checkpoint is None else checkpoint.torn is not None
@@ -362,7 +372,7 @@ class Applier:
             sent = (
                 dict(self._conflicts) if time.monotonic() - self._status_written >= STATUS_SECONDS else None
             )
-            tail = self._build_tail(counts, sent, is_torn=is_torn)
+            tail = self._build_tail(counts, tally, sent, is_torn=is_torn)
             if self._fits(waiting, tail):
                 yield _join(waiting, tail)
             else:
@@ -378,7 +388,12 @@ class Applier:
         return answers
 
     def _build_tail(
-        self, counts: Mapping[TableName, Counts], conflicts: Mapping[str, int] | None, *, is_torn: bool
+        self,
+        counts: Mapping[TableName, Counts],
+        tally: Tally,
+        conflicts: Mapping[str, int] | None,
+        *,
+        is_torn: bool,
     ) -> Packet:
         """What a batch ends with; ``conflicts`` is None when the status is not due."""
         pipeline = self.lease.pipeline
@@ -386,6 +401,7 @@ class Applier:
         if conflicts is not None:
             updates.append(build_status_update(pipeline, self._build_line(is_torn=is_torn), conflicts))
         statements = [part for update in updates for part in (update, CHECK_ONE)]
+        statements += build_coerced(pipeline, tally)
         return Packet(b";".join([*statements, b"COMMIT"]), (None,) * (len(statements) + 1))
 
     def _fits(self, first: Packet, second: Packet) -> bool:

@@ -93,6 +93,18 @@ CONTROL_TABLES: dict[str, dict[str, str]] = {
         "updated_at": "datetime(6) NOT NULL",
         "": "PRIMARY KEY (pipeline)",
     },
+    "_replicator_coerced": {
+        "pipeline": _NAME,
+        "source_schema": _NAME,
+        "source_table": _NAME,
+        "column_name": _NAME,
+        "rule": "varchar(20) NOT NULL",
+        "coerced": _COUNT,
+        "sample_key": "text NOT NULL",
+        "sample_value": "text NOT NULL",
+        "updated_at": "datetime(6) NOT NULL",
+        "": "PRIMARY KEY (pipeline, source_schema, source_table, column_name)",
+    },
     "_replicator_ddl": {
         "id": "bigint unsigned NOT NULL AUTO_INCREMENT",
         "pipeline": _NAME,
@@ -460,7 +472,7 @@ def forget(session: Session, pipeline: str) -> None:
     """Remove the pipeline's checkpoint and status; its ``_replicator_tables`` rows stay, to tell a later load which
     tables this program alone has filled. A process that still runs is refused at its next commit."""
     _lock_rows(session, pipeline)
-    for table in ("_replicator_checkpoint", "_replicator_status", "_replicator_ddl"):
+    for table in ("_replicator_checkpoint", "_replicator_status", "_replicator_ddl", "_replicator_coerced"):
         session.execute(f"DELETE FROM {table} WHERE pipeline=%s", pipeline)
     session.commit()
 

@@ -73,6 +73,18 @@ class TableUnfit(SourceError):
         self.check = check
 
 
+class ColumnUnfit(SourceError):
+    """A column cannot be what the pipeline file says of it."""
+
+    code = "column_unfit"
+
+    def __init__(self, message: str, *, table: object, column: str) -> None:
+        super().__init__(f"{table}:{column}: {message}")
+        self.reason = message
+        self.table = table
+        self.column = column
+
+
 class SourceUnavailable(SourceError):
     """The source is away for now: refused, timed out, unresolved, lost, restarting."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from replicator.apply import Applier, Prepared
+from replicator.coercion import may_coerce
 from replicator.console import TableView, View
 from replicator.errors import PausedTables, ReplicatorError, SourceError, SourceTaken
 from replicator.foreignkeys import build_dependants, build_groups, find_check_reasons
@@ -160,6 +161,7 @@ class Pipeline:
             parents=build_edges(opened.tables),
             unsettled=self._unsettled,
             partial=not opened.reader.sends_whole_rows,
+            is_coercing=may_coerce(opened.tables),
         )
 
     # -- life cycle -------------------------------------------------------------------------------------------------

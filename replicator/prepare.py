@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from replicator.apply import Prepared, count_changes
+from replicator.coercion import Tally, settle
 from replicator.model import Batch, Changes, TableName
 from replicator.plan import Edge, PlanSettings, build_plan
 from replicator.sql import Limits, Packet, build_packets
@@ -25,7 +26,8 @@ class Preparer:
     """Plans and renders for one pipeline. ``constrain`` is called in stream order, by the thread that prepares.
 
     ``is_checking``: foreign key checks are needed at all; ``parents``: the foreign keys of each target table;
-    ``unsettled``: tables whose foreign keys are not there, or not true, yet. ``partial``: rows may leave values out.
+    ``unsettled``: tables whose foreign keys are not there, or not true, yet. ``partial``: rows may leave values out;
+    ``is_coercing``: readers may have put other values in place of some.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class Preparer:
         parents: Mapping[str, tuple[Edge, ...]],
         unsettled: Iterable[TableName],
         partial: bool = False,
+        is_coercing: bool = False,
     ) -> None:
+        self._is_coercing = is_coercing
         self._limits = limits
         self._is_checking = is_checking
         self._unsettled = frozenset(unsettled)
@@ -52,14 +56,19 @@ class Preparer:
     def prepare(self, batch: Batch) -> Prepared:
         """The fast plan of a batch, rendered; of a batch on disk that happens while it is sent."""
         unsettled = self._unsettled  # a careful plan made later must see what this one sees
-        return self._prepare(batch, unsettled, careful=False)
+        tally = Tally()
+        if self._is_coercing:
+            batch = _settle(batch, tally)
+        return self._prepare(batch, unsettled, tally, careful=False)
 
-    def _prepare(self, batch: Batch, unsettled: frozenset[TableName], *, careful: bool) -> Prepared:
-        replan = None if careful else lambda: self._prepare(batch, unsettled, careful=True)
+    def _prepare(
+        self, batch: Batch, unsettled: frozenset[TableName], tally: Tally, *, careful: bool
+    ) -> Prepared:
+        replan = None if careful else lambda: self._prepare(batch, unsettled, tally, careful=True)
         packets: Iterable[Packet] = _Lazily(lambda: self._build_slices(batch, unsettled, careful))
         if not batch.spilled:
             packets = list(packets)
-        return Prepared(batch, packets, count_changes(batch.changes), replan)
+        return Prepared(batch, packets, count_changes(batch.changes), replan, tally)
 
     def _build_slices(self, batch: Batch, unsettled: frozenset[TableName], careful: bool) -> Iterator[Packet]:
         for changes in _slice(batch.changes) if batch.spilled else (batch.changes,):
@@ -78,6 +87,25 @@ class Preparer:
             if part:
                 steps = build_plan(part, replace(settings, checks=checks))
                 yield from _switch_checks(checks, build_packets(steps, self._limits))
+
+
+def _settle(batch: Batch, tally: Tally) -> Batch:
+    """The batch without marks of coerced values; one on disk is read once more, to count them."""
+    if not batch.spilled:
+        return replace(batch, changes=list(settle(batch.changes, tally)))
+    for _ in settle(batch.changes, tally):
+        pass
+    return replace(batch, changes=_Settled(batch.changes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Changes on disk, each time without their marks."""
+
+    changes: Iterable[Changes]
+
+    def __iter__(self) -> Iterator[Changes]:
+        return settle(self.changes)
 
 
 @dataclass(frozen=True, slots=True)

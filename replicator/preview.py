@@ -16,6 +16,7 @@ from replicator.check.verdict import Judge, Verdict
 from replicator.config import PipelineConfig
 from replicator.config.selection import SelectedTable, select
 from replicator.console import format_count, open_console
+from replicator.described import describe_tables
 from replicator.errors import SchemaMismatch
 from replicator.foreignkeys import build_groups, find_check_reasons
 from replicator.load import count_chunk_rows
@@ -104,7 +105,7 @@ class _Builder:
             self._reader.list_tables(),
             fold_target_case=target.folds_names(self._session),
         )
-        schemas = self._reader.describe({table.source: table.target for table in selection.tables})
+        schemas = describe_tables(self._reader, selection.tables, self._config.path)
         existing = target.read_tables(self._session, [schema.target for schema in schemas])
         states = {state.source: state for state in read_known_tables(self._session, self._config.pipeline)}
         judge = Judge.of(self._session, schemas, self._reader)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from replicator.checkpoint import Lease, acquire, run_fenced, settle
 from replicator.config import Endpoint, PipelineConfig
 from replicator.config.selection import SelectedTable, Selection, select
+from replicator.described import apply_rules, describe_tables
 from replicator.errors import PositionLost, ReplicatorError, SchemaMismatch, SourceError
 from replicator.foreignkeys import (
     ExternalChild,
@@ -145,7 +146,7 @@ class _Opening:
         stored = {state.source: state for state in read_known_tables(session, config.pipeline)}
         selection = _select(config, session, reader, stored)
         _refuse_torn(status, selection)
-        described = _describe(reader, selection, stored)
+        described = _describe(config, reader, selection, stored)
         _refuse_keyless(described.values())
         _refuse_unready(reader, tuple(described.values()))
         cascades_logged = reader.foreign_key_cascades_logged()
@@ -159,7 +160,7 @@ class _Opening:
         known = reader.parse_position(lease.position) if lease.position else None
         position = reader.begin(tuple(described.values()), known, self._stop)
         again = _find_torn_sets(reader, position, inseparable, stored)
-        tables = _choose_schemas(selection, described, stored, again)
+        tables = _choose_schemas(config, selection, described, stored, again)
         insert_pending(session, lease, tables)
         _forget_unselected(session, lease, stored, tables)
         if lease.position is None:
@@ -239,12 +240,12 @@ def _is_kept(state: TableState) -> bool:
 
 
 def _describe(
-    reader: Reader, selection: Selection, stored: Mapping[TableName, TableState]
+    config: PipelineConfig, reader: Reader, selection: Selection, stored: Mapping[TableName, TableState]
 ) -> dict[TableName, TableSchema]:
     """Every selected table as the source has it now; one that is gone from the source, as it was."""
     present = set(reader.list_tables())
-    targets = {t.source: t.target for t in selection.tables if t.source in present}
-    described = {schema.source: schema for schema in reader.describe(targets)} if targets else {}
+    tables = [table for table in selection.tables if table.source in present]
+    described = {schema.source: schema for schema in describe_tables(reader, tables, config.path)}
     for table in selection.tables:
         if table.source not in described and (schema := stored[table.source].schema) is not None:
             described[table.source] = schema
@@ -274,20 +275,26 @@ def _find_torn_sets(
 
 
 def _choose_schemas(
+    config: PipelineConfig,
     selection: Selection,
     described: Mapping[TableName, TableSchema],
     stored: Mapping[TableName, TableState],
     again: Collection[TableName],
 ) -> tuple[TableSchema, ...]:
     """Schemas: as loaded where a table goes on, for the log ahead knows those columns; as they are now where it is
-    loaded."""
+    loaded. What shall become of values that do not fit, the file says anew at each start."""
     kept = {
         name: state.schema
         for name, state in stored.items()
         if _is_kept(state) and name not in again and state.schema is not None
     }
     _refuse_moved(selection.tables, kept)
-    return tuple(kept.get(table.source) or described[table.source] for table in selection.tables)
+    return tuple(
+        apply_rules(kept[table.source], table.rule, config.path)
+        if table.source in kept
+        else described[table.source]
+        for table in selection.tables
+    )
 
 
 def _refuse_moved(selected: Sequence[SelectedTable], loaded: Mapping[TableName, TableSchema]) -> None:

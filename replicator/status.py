@@ -20,7 +20,7 @@ from replicator import tablestate
 from replicator.config import PipelineConfig
 from replicator.console import format_count, format_lag
 from replicator.session import Session
-from replicator.tablestate import TableState
+from replicator.tablestate import CoercedColumn, TableState
 
 SILENT_SECONDS = 30
 """A run writes its status row about once a second; one that has not for so long, and is idle, is not there."""
@@ -92,6 +92,7 @@ def _table_to_json(table: TableState) -> dict[str, Any]:
             "delete": table.applied.deleted,
         },
         "error": table.error,
+        "coerced": [column._asdict() for column in table.coerced],
         "position": table.position,
         "updated_at": table.updated_at,
     }
@@ -215,8 +216,14 @@ def _table_pairs(status: PipelineStatus, table: TableState) -> dict[str, object]
         "inserts": table.applied.inserted,
         "updates": table.applied.updated,
         "deletes": table.applied.deleted,
+        "coerced": "; ".join(map(_describe_coerced, table.coerced)),
         "error": table.error,
     }
+
+
+def _describe_coerced(coerced: CoercedColumn) -> str:
+    sample = f"key {coerced.sample_key}: {coerced.sample_value}"
+    return f"{coerced.column} {coerced.rule} {coerced.values} times, such as {sample}"
 
 
 def _build_line(pairs: Mapping[str, object]) -> str:
@@ -251,6 +258,9 @@ def _print_table(console: Console, status: PipelineStatus) -> None:
     for table in status.tables:
         if table.error:
             console.print(Text(f"{table.source}: {table.error}", _COLOURS["error"]), soft_wrap=True)
+        for coerced in table.coerced:
+            text = f"{table.source}: not as at the source: {_describe_coerced(coerced)}"
+            console.print(Text(text, _COLOURS["paused"]), soft_wrap=True)
 
 
 def _build_table(status: PipelineStatus) -> Table:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from replicator.checkpoint import CHECK_ONE, Lease, build_table_condition, parse_torn, run_fenced
+from replicator.coercion import Tally
 from replicator.errors import TargetError
 from replicator.model import TableName, TableSchema, Torn
 from replicator.refusals import NO_SUCH_TABLE
@@ -59,6 +60,17 @@ class Counts(NamedTuple):
     deleted: int = 0
 
 
+class CoercedColumn(NamedTuple):
+    """A column whose values could not all be held: how many other values were stored under its rule since the table was
+    loaded, and the last of them by its row's key and the source's text."""
+
+    column: str
+    rule: str
+    values: int
+    sample_key: str
+    sample_value: str
+
+
 @dataclass(frozen=True, slots=True)
 class TableState:
     """A row of ``_replicator_tables``. ``position`` is the table's own (None: the pipeline's); ``error`` says why."""
@@ -74,6 +86,7 @@ class TableState:
     error: str | None
     schema: TableSchema | None
     updated_at: str
+    coerced: tuple[CoercedColumn, ...] = ()
 
     @property
     def is_loaded(self) -> bool:
@@ -215,8 +228,26 @@ def read_status(session: Session, pipeline: str) -> Status | None:
         pid=row[14],
         started_at=row[15],
         updated_at=row[8],
-        tables=tuple(read_tables(session, pipeline)),
+        tables=tuple(_add_coerced(session, pipeline, read_tables(session, pipeline))),
     )
+
+
+def _add_coerced(session: Session, pipeline: str, tables: Iterable[TableState]) -> list[TableState]:
+    try:
+        rows = session.query(
+            "SELECT source_schema, source_table, column_name, rule, coerced, sample_key, sample_value"
+            " FROM _replicator_coerced WHERE pipeline=%s ORDER BY column_name",
+            pipeline,
+        )
+    except TargetError as error:
+        if error.errno != NO_SUCH_TABLE:  # an older version's pipeline, not started since
+            raise
+        rows = []
+    session.rollback()
+    found: dict[TableName, list[CoercedColumn]] = {}
+    for schema, table, *values in rows:
+        found.setdefault(TableName(schema, table), []).append(CoercedColumn(*values))
+    return [replace(table, coerced=tuple(found.get(table.source, ()))) for table in tables]
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -285,6 +316,33 @@ def _build_assignment(key: str, value: object) -> tuple[bytes, bytes]:
     if value is None:
         return key.encode(), b"NULL"
     return key.encode(), b"%d" % value if isinstance(value, int) else quote_text(str(value))
+
+
+def build_coerced(pipeline: str, tally: Tally) -> list[bytes]:
+    """The statement, none where nothing was coerced, that adds a transaction's ``tally`` to what is stored."""
+    rows = [
+        b"(%b,%b,%b,%b,%b,%d,%b,%b,NOW(6))"
+        % (
+            *(quote_text(pipeline), quote_text(table.schema), quote_text(table.table)),
+            *(quote_text(column), quote_text(sample.rule), sample.count),
+            *(quote_text(sample.key), quote_text(sample.value)),
+        )
+        for (table, column), sample in tally.samples.items()
+    ]
+    if not rows:
+        return []
+    return [
+        b"INSERT INTO _replicator_coerced (pipeline, source_schema, source_table, column_name, rule, coerced, sample_key,"
+        b" sample_value, updated_at) VALUES %b AS n ON DUPLICATE KEY UPDATE rule=n.rule,"
+        b" coerced=_replicator_coerced.coerced+n.coerced, sample_key=n.sample_key, sample_value=n.sample_value,"
+        b" updated_at=n.updated_at" % b",".join(rows)
+    ]
+
+
+def forget_coerced(session: Session, lease: Lease, name: TableName) -> None:
+    """What was coerced in a table that is loaded anew."""
+    condition = build_table_condition(lease.pipeline, name)
+    run_fenced(session, lease, b"DELETE FROM _replicator_coerced WHERE %b" % condition)
 
 
 class StatusLine(NamedTuple):

@@ -198,6 +198,16 @@ _TABLES: Final = (
         "Fails for each: such a table logs an update as an update and an insert of the old version.",
     ),
     Registration(
+        "tables.columns",
+        "No selected table has columns whose names differ by case alone (PostgreSQL).",
+        "Fails for each table: they are one name for MySQL.",
+    ),
+    Registration(
+        "tables.column_rules",
+        "What the file says under `columns` of types and of values that the target cannot hold.",
+        "Fails once for each fault, with file, line and column.",
+    ),
+    Registration(
         "tables.key",
         "Every selected table has a primary key or a unique key without NULLs.",
         "Fails: changes of a table without one cannot be matched to rows.",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from replicator.check.checklist import Findings
 from replicator.check.probe import Probe
 from replicator.check.verdict import build_keyless
 from replicator.config import PipelineConfig, SourceType
 from replicator.config.selection import Selection, select
+from replicator.described import describe_tables
 from replicator.errors import ConfigError, ReplicatorError, SourceError, TableUnfit
 from replicator.foreignkeys import find_unseen_cascades
 from replicator.model import TableName, TableSchema
@@ -105,7 +107,7 @@ def describe_selected(
         return tables
     tables.selection = _select(findings, config, source, fold_target_case)
     if tables.selection is not None:
-        tables.schemas = _describe(findings, source.reader, tables.selection)
+        tables.schemas = _describe(findings, source.reader, tables.selection, config.path)
         _check_keys(findings, tables.schemas)
         _check_cascades(findings, source.reader, tables.schemas)
     for item in source.reader.check(tables.schemas):
@@ -121,10 +123,7 @@ def _select(
     try:
         selection = select(config, source.known, fold_target_case=fold_target_case)
     except ConfigError as error:
-        for problem in error.problems:
-            where = f"{problem.file}:{problem.line}:{problem.column}"
-            fix = problem.suggestion or "correct the entry under tables"
-            findings.failed("tables.selected", where, problem.message, fix)
+        _report_problems(findings, "tables.selected", error, "correct the entry under tables")
         return None
     for problem in selection.warnings:
         where = f"{problem.file}:{problem.line}:{problem.column}"
@@ -134,30 +133,37 @@ def _select(
     return selection
 
 
-def _describe(findings: Findings, reader: Reader, selection: Selection) -> Sequence[TableSchema]:
+def _describe(findings: Findings, reader: Reader, selection: Selection, path: Path) -> Sequence[TableSchema]:
     """All at once; one by one where something is wrong, so that every table at fault is named."""
-    targets = {table.source: table.target for table in selection.tables}
     try:
-        schemas = reader.describe(targets)
-    except SourceError:
-        schemas = _describe_singly(findings, reader, targets)
+        schemas = describe_tables(reader, selection.tables, path)
+    except (SourceError, ConfigError):
+        schemas = _describe_singly(findings, reader, selection, path)
     if schemas:
         findings.passed("tables.readable", f"{len(schemas)} tables", "their columns and keys can be mirrored")
     return schemas
 
 
 def _describe_singly(
-    findings: Findings, reader: Reader, targets: Mapping[TableName, str]
+    findings: Findings, reader: Reader, selection: Selection, path: Path
 ) -> list[TableSchema]:
     schemas: list[TableSchema] = []
-    for name, target in targets.items():
+    for table in selection.tables:
         try:
-            schemas += reader.describe({name: target})
+            schemas += describe_tables(reader, [table], path)
+        except ConfigError as error:
+            _report_problems(findings, "tables.column_rules", error, "correct the entry under columns")
         except SourceError as error:
-            fix = error.hint or f'tables: {{"{name}": {{skip: true}}}}'
+            fix = error.hint or f'tables: {{"{table.source}": {{skip: true}}}}'
             check = error.check if isinstance(error, TableUnfit) else "tables.readable"
-            findings.failed(check, str(name), error.message, fix)
+            findings.failed(check, str(table.source), error.message, fix)
     return schemas
+
+
+def _report_problems(findings: Findings, check: str, error: ConfigError, fix: str) -> None:
+    for problem in error.problems:
+        where = f"{problem.file}:{problem.line}:{problem.column}"
+        findings.failed(check, where, problem.message, problem.suggestion or fix)
 
 
 def _check_keys(findings: Findings, schemas: Sequence[TableSchema]) -> None:

@@ -29,11 +29,13 @@ from replicator.config.keys import (
 from replicator.config.kinds import Secret, Values, read_section
 from replicator.config.yamlfile import Document, Invalid, Mark
 from replicator.errors import ConfigError, Problem
+from replicator.model import Unrepresentable
 from replicator.tls import Tls, TlsMode, build_context, load_authorities, load_client_certificate
 
 __all__ = [
     "OWN_PREFIX",
     "SYSTEM_SCHEMAS",
+    "ColumnRule",
     "Defaults",
     "Endpoint",
     "ExistingRows",
@@ -90,6 +92,18 @@ class Target(Endpoint):
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnRule:
+    """One entry of a table's ``columns``. ``type``: at the target, as MySQL spells it; '' where the type map decides."""
+
+    name: str
+    mark: Mark
+    type: str
+    type_mark: Mark
+    unrepresentable: Unrepresentable
+    unrepresentable_mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
 class TableRule:
     """One entry of ``tables``: what it matches, and what shall happen to it. ``to`` may hold placeholders."""
 
@@ -102,6 +116,7 @@ class TableRule:
     skip: bool
     create: bool
     existing_rows: ExistingRows
+    columns: tuple[ColumnRule, ...] = ()
 
     @property
     def is_glob(self) -> bool:
@@ -315,6 +330,18 @@ def _build_rule(
         skip=values.get("skip", False),
         create=values.get("create", defaults.create),
         existing_rows=ExistingRows(values.get("existing_rows", defaults.existing_rows)),
+        columns=tuple(_build_column_rule(*entry) for entry in values.get("columns", ())),
+    )
+
+
+def _build_column_rule(name: str, mark: Mark, values: Values) -> ColumnRule:
+    return ColumnRule(
+        name=name,
+        mark=mark,
+        type=values.get("type", ""),
+        type_mark=values.mark("type"),
+        unrepresentable=Unrepresentable(values.get("unrepresentable", Unrepresentable.FAIL)),
+        unrepresentable_mark=values.mark("unrepresentable"),
     )
 
 
@@ -405,4 +432,8 @@ def _describe_rule(rule: TableRule) -> dict[str, Any]:
         "skip": rule.skip,
         "create": rule.create,
         "existing_rows": str(rule.existing_rows),
+        "columns": {
+            column.name: {"type": column.type, "unrepresentable": str(column.unrepresentable)}
+            for column in rule.columns
+        },
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from replicator.config.keys import (
+    COLUMN_KEYS,
     DEFAULTS_KEYS,
     SOURCE_KEYS,
     TABLE_KEYS,
@@ -32,6 +33,7 @@ _SECTIONS = (
     ("tls", TLS_KEYS),
     ("defaults", DEFAULTS_KEYS),
     ("tables: options of one entry", TABLE_KEYS),
+    ("columns: options of one column", COLUMN_KEYS),
 )
 
 _INTRODUCTION = """\

@@ -11,14 +11,16 @@ from dataclasses import replace
 from replicator.config.kinds import (
     Boolean,
     Choice,
+    ColumnType,
     FilePath,
     Integer,
     Key,
+    NameMapping,
     Password,
     Section,
-    TableMapping,
     Word,
 )
+from replicator.model import Unrepresentable
 from replicator.tls import TlsMode
 
 DEFAULT_PORT = 3306
@@ -135,6 +137,23 @@ DEFAULTS_KEYS = (
     _CREATE,
     _EXISTING_ROWS,
 )
+COLUMN_KEYS = (
+    Key(
+        "type",
+        ColumnType(),
+        "The column's type at the target, in MySQL's words: `binary(16)` for a uuid, `varchar(30)` for a date that may be "
+        "infinite. For PostgreSQL sources; a value that the type does not hold follows `unrepresentable`.",
+        default="as the reference of types says",
+    ),
+    Key(
+        "unrepresentable",
+        Choice(tuple(Unrepresentable), later=("quarantine",)),
+        "What becomes of a value that the target's column cannot hold exactly: `fail` stops the run and names it, `clamp` "
+        "stores the nearest value the column holds, `null` stores NULL. What was changed is counted, and `status` shows a "
+        "sample's key. Not for columns of a primary or unique key.",
+        default="fail",
+    ),
+)
 TABLE_KEYS = (
     Key(
         "to",
@@ -148,13 +167,19 @@ TABLE_KEYS = (
     Key("skip", Boolean(), "Leave the matching tables out.", default="false"),
     replace(_CREATE, default="as in `defaults`"),
     replace(_EXISTING_ROWS, default="as in `defaults`"),
+    Key(
+        "columns",
+        NameMapping(
+            Section(COLUMN_KEYS, later=("owner", "merge")), "column", "price: {unrepresentable: null}"
+        ),
+        "Options of single columns, by the source's names.",
+    ),
 )
 TABLE_LATER = (
     "where",
     "rename",
     "exclude",
     "include",
-    "columns",
     "on_conflict",
     "schema_changes",
     "on_error",
@@ -188,13 +213,7 @@ TOP_KEYS = (
     ),
     Key(
         "tables",
-        TableMapping(
-            Section(
-                TABLE_KEYS,
-                later=TABLE_LATER,
-                is_nullable=True,
-            )
-        ),
+        NameMapping(Section(TABLE_KEYS, later=TABLE_LATER, is_nullable=True), "table", '"shop.*": {}'),
         "Which tables to mirror: names and globs, and options for each.",
         is_required=True,
     ),

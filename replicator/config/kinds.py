@@ -25,6 +25,7 @@ from replicator.config.yamlfile import (
     SequenceNode,
     Text,
 )
+from replicator.typemap.columntype import parse_type
 
 _SYNONYMS = {
     "hostname": "host",
@@ -251,9 +252,14 @@ class Choice:
         return " | ".join(self.words)
 
     def schema(self) -> dict[str, Any]:
-        return {"anyOf": [{"enum": [str(word) for word in self.words]}, _REFERENCE_SCHEMA]}
+        words: list[str | None] = [str(word) for word in self.words]
+        if "null" in words:  # as an editor's YAML reads that word
+            words.append(None)
+        return {"anyOf": [{"enum": words}, _REFERENCE_SCHEMA]}
 
     def read(self, document: Document, node: Node, where: str) -> str:
+        if isinstance(node, Scalar) and node.is_null and node.text in self.words:
+            return node.text
         text = read_text(document, node, where, self.label)
         if text.value in self.words:
             return text.value
@@ -291,11 +297,37 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class TableMapping:
-    """Patterns of table names, each with options. Reads as a list of (pattern, mark, Values)."""
+class ColumnType:
+    """A column type in MySQL's words; reads as MySQL spells it."""
+
+    label: str = "a column type of MySQL"
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+    def read(self, document: Document, node: Node, where: str) -> str:
+        text = read_text(document, node, where, self.label)
+        try:
+            return parse_type(text.value)
+        except ValueError as error:
+            suggestion = "for example varchar(100), decimal(20,4) or binary(16)"
+            raise document.report(node.mark, where, str(error), suggestion) from None
+
+
+@dataclass(frozen=True, slots=True)
+class NameMapping:
+    """Names, or patterns of them, each with options. Reads as a list of (name, mark, Values).
+
+    ``noun`` is what is named; ``example`` what to write where nothing is.
+    """
 
     options: Section
-    label: str = "a mapping of table names"
+    noun: str
+    example: str
+
+    @property
+    def label(self) -> str:
+        return f"a mapping of {self.noun} names"
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "minProperties": 1, "additionalProperties": self.options.schema()}
@@ -305,7 +337,7 @@ class TableMapping:
             _refuse_node(document, node, where, self.label)
         if not node.items:
             raise document.report(
-                node.mark, where, "selects nothing", 'name a table, for example "shop.*": {}'
+                node.mark, where, "selects nothing", f"name a {self.noun}, for example {self.example}"
             )
         return list(self._read_entries(document, node, where))
 
@@ -314,7 +346,7 @@ class TableMapping:
     ) -> Iterator[tuple[str, Mark, Values]]:
         for key, value in node.items:
             if key.is_null and key.plain:
-                document.report(key.mark, where, "a table name is missing", "quote it if it is a name")
+                document.report(key.mark, where, f"a {self.noun} name is missing", "quote it if it is a name")
                 continue
             try:
                 yield key.text, key.mark, self.options.read(document, value, f'{where}."{key.text}"')

@@ -41,7 +41,7 @@ from replicator.model import Position, TableName, TableSchema
 from replicator.patience import persist
 from replicator.readers.base import KeyRange, Reader, Snapshot, SnapshotSession
 from replicator.session import Session, connect_patiently
-from replicator.tablestate import Found, State, TableState, read_tables, set_table
+from replicator.tablestate import Found, State, TableState, forget_coerced, read_tables, set_table
 
 __all__ = ["Ends", "Loader", "add_foreign_keys", "prepare_tables"]
 
@@ -507,6 +507,7 @@ class _Worker:
         else:
             copy.merge = self._writer.call(lambda session, _: self._prepare_merge(session, copy))
         self._set(table, reset=True, schema=table)
+        self._writer.call(lambda session, lease: forget_coerced(session, lease, table.source))
         spans = self._source.split(table, count_chunk_rows(table))
         self._progress.begin(table.source, len(spans), time.monotonic())
         self._jobs.add(copy, spans)

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from replicator.apply import Committer
 from replicator.checkpoint import CHECK_ONE, Lease, acquire_worker, build_chunk_head
+from replicator.coercion import Tally, settle_rows
 from replicator.config import Endpoint
 from replicator.errors import CheckRefused, DataError, DuplicateKey
 from replicator.load.existing import Merge
@@ -32,7 +33,7 @@ from replicator.sql import (
     build_packets,
 )
 from replicator.sql.literal import build_rows, warns_as_field, warns_as_literal
-from replicator.tablestate import build_table_update
+from replicator.tablestate import build_coerced, build_table_update
 
 T = TypeVar("T")
 
@@ -123,12 +124,12 @@ class ChunkWriter:
         Raises Stopped, SnapshotLost and DataError (naming table and chunk); nothing of the chunk is then committed.
         """
         count = _Count()
-        source = _Source(read, self._stop)
+        source = _Source(table, read, self._stop)
 
         def build(lease: Lease) -> Iterator[Packet]:
             head = build_chunk_head(lease, table.source, chunk)
             count.start()
-            return self._build(Packet(head.sql, (None,) * head.results), table, source.open(), merge, count)
+            return self._build(Packet(head.sql, (None,) * head.results), table, source, merge, count)
 
         try:
             with contextlib.closing(source):
@@ -150,12 +151,12 @@ class ChunkWriter:
         self,
         head: Packet,
         table: TableSchema,
-        blocks: Iterable[list[Row]],
+        source: _Source,
         merge: Merge | None,
         count: _Count,
     ) -> Iterator[Packet]:
         """A chunk's packets: the head, the rows, and at last their number."""
-        check = b""
+        check, blocks = b"", source.open()
         if merge is None and self._takes_files(table):
             check = yield from self._build_loads(head, table, blocks, count)
         else:
@@ -165,15 +166,18 @@ class ChunkWriter:
                 if merge is None
                 else self._build_merge(table, blocks, merge, count)
             )
-        yield self._build_tail(table, count, check)
+        yield self._build_tail(table, count, source.tally, check)
 
-    def _build_tail(self, table: TableSchema, count: _Count, check: bytes) -> Packet:
+    def _build_tail(self, table: TableSchema, count: _Count, tally: Tally, check: bytes) -> Packet:
         """``check`` looks at the statement before, and so comes first; then the table's count, and the commit."""
         count.end()
-        update = build_table_update(self._committer.lease.pipeline, table.source, rows_loaded=count.rows)
-        parts = [*([check] if check else []), update, CHECK_ONE, b"COMMIT"]
-        statement = Statement(check, table, Op.READ, 0)
-        return Packet(b";".join(parts), (*([statement] if check else []), None, None, None))
+        pipeline = self._committer.lease.pipeline
+        update = build_table_update(pipeline, table.source, rows_loaded=count.rows)
+        parts = [update, CHECK_ONE, *build_coerced(pipeline, tally), b"COMMIT"]
+        if not check:
+            return Packet(b";".join(parts), (None,) * len(parts))
+        results = (Statement(check, table, Op.READ, 0), *(None,) * len(parts))
+        return Packet(b";".join([check, *parts]), results)
 
     @property
     def _limits(self) -> Limits:
@@ -255,7 +259,7 @@ class ChunkWriter:
                 found.extend(self._read_warnings())
             raise _Nothing
 
-        source = _Source(read, self._stop)
+        source = _Source(table, read, self._stop)
         with contextlib.closing(source), contextlib.suppress(_Nothing):
             self._committer.commit(build)
         reason = "; ".join(found[:3]) or f"the target did not take every row ({refused.message})"
@@ -267,9 +271,11 @@ class ChunkWriter:
 
 
 class _Source:
-    """The rows of one chunk; at most one reading of them is open."""
+    """The rows of one chunk; at most one reading of them is open. ``tally``: what was coerced in that one, so far."""
 
-    def __init__(self, read: Read, stop: threading.Event) -> None:
+    def __init__(self, table: TableSchema, read: Read, stop: threading.Event) -> None:
+        self.tally = Tally()
+        self._table = table
         self._read = read
         self._stop = stop
         self._open: Generator[list[Row], None, None] | None = None
@@ -277,6 +283,7 @@ class _Source:
     def open(self) -> Iterator[list[Row]]:
         """Start reading, again if need be. Raises _Nothing where there is no row."""
         self.close()
+        self.tally = Tally()
         blocks = self._open = cast("Generator[list[Row], None, None]", self._read())
         first = next(blocks, None)
         if first is None:
@@ -287,7 +294,7 @@ class _Source:
         for block in blocks:
             if self._stop.is_set():
                 raise Stopped
-            yield block
+            yield settle_rows(self._table, block, self.tally)
 
     def close(self) -> None:
         if self._open is not None:

@@ -84,8 +84,12 @@ class Reader(Protocol):
         """Every base table of the source that could be selected."""
         ...
 
-    def describe(self, targets: Mapping[TableName, str]) -> Sequence[TableSchema]:
-        """The schemas of these tables; ``targets`` gives each one's target name. Raises SourceError naming a column."""
+    def describe(
+        self, targets: Mapping[TableName, str], types: Mapping[TableName, Mapping[str, str]] | None = None
+    ) -> Sequence[TableSchema]:
+        """The schemas of these tables; ``targets`` gives each one's target name, ``types`` the target types that the
+        pipeline file wants for columns. Raises SourceError naming a column, ColumnUnfit for a type it cannot have.
+        """
         ...
 
     def foreign_key_cascades_logged(self) -> bool:

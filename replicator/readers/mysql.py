@@ -18,7 +18,14 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 import pymysql
 
 from replicator.config import Source, connect_options
-from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
+from replicator.errors import (
+    ColumnUnfit,
+    PositionLost,
+    SourceError,
+    SourceTaken,
+    SourceUnavailable,
+    UnsupportedEvent,
+)
 from replicator.model import Idle, Position, StreamItem, TableName, TableSchema
 from replicator.patience import build_delays
 from replicator.readers import mysql_catalog, mysql_checks, mysql_snapshot, shortdump
@@ -256,7 +263,14 @@ class MysqlReader:
         with self._session() as connection:
             return mysql_catalog.list_tables(connection)
 
-    def describe(self, targets: Mapping[TableName, str]) -> Sequence[TableSchema]:
+    def describe(
+        self, targets: Mapping[TableName, str], types: Mapping[TableName, Mapping[str, str]] | None = None
+    ) -> Sequence[TableSchema]:
+        for table, wanted in (types or {}).items():
+            for column in wanted:
+                raise ColumnUnfit(
+                    "columns of MySQL and MariaDB keep their type at the target", table=table, column=column
+                )
         with self._session() as connection:
             return mysql_catalog.describe(connection, targets)
 

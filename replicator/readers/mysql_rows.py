@@ -22,7 +22,8 @@ from pymysql.constants import COMMAND
 
 from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError
 from replicator.model import Column, Kind, Row, Value
-from replicator.typemap.mysql import text_converter
+from replicator.readers.unfit import name_column
+from replicator.typemap.mysql import text_converter, value_checker
 
 RECEIVE: Final = 1 << 18
 _FULL: Final = 0xFFFFFF
@@ -169,13 +170,14 @@ def build_error(error: pymysql.MySQLError) -> SourceError:
 # --- the generated parser ---------------------------------------------------------------------------------------------
 
 
-def build_parser(columns: Sequence[Column]) -> RowParser:
-    """A parser for rows of exactly these columns, selected with ``typemap.mysql.select_expression``."""
+def build_parser(columns: Sequence[Column], table: str = "") -> RowParser:
+    """A parser for rows of exactly these columns, selected with ``typemap.mysql.select_expression``; ``table`` is for
+    errors."""
     names: dict[str, Any] = {"int": int, "float": float, "long": _read_long, "join": _join, "fail": _fail}
     names["unpack"] = struct.Struct("<I").unpack_from
     body: list[str] = []
     for number, column in enumerate(columns):
-        body.extend(_column_code(number, column, names))
+        body.extend(_column_code(table, number, column, names))
     values = "".join(f"c{number}, " for number in range(len(columns)))
     source = "\n".join(
         [
@@ -224,9 +226,9 @@ def _is_short(column: Column) -> bool:
     return match is not None and int(match[1]) * 4 < _SHORTEST_LONG
 
 
-def _column_code(number: int, column: Column, names: dict[str, Any]) -> list[str]:
+def _column_code(table: str, number: int, column: Column, names: dict[str, Any]) -> list[str]:
     """The lines that read one column at ``p`` of ``data``; what cannot be NULL or long is not asked about."""
-    wrap = _converter_code(number, column, names)
+    wrap = _converter_code(table, number, column, names)
     plain = f"c{number} = {wrap.format('data[p + 1:q]')}; p = q"
     is_short = _is_short(column)
     if is_short and not column.nullable:
@@ -243,7 +245,16 @@ def _column_code(number: int, column: Column, names: dict[str, Any]) -> list[str
     return lines
 
 
-def _converter_code(number: int, column: Column, names: dict[str, Any]) -> str:
+def _converter_code(table: str, number: int, column: Column, names: dict[str, Any]) -> str:
+    code = _plain_converter_code(number, column, names)
+    check = value_checker(column)
+    if check is None:
+        return code
+    names[f"check{number}"] = name_column(table, column, check)
+    return f"check{number}({code})"
+
+
+def _plain_converter_code(number: int, column: Column, names: dict[str, Any]) -> str:
     converter = text_converter(column)
     if converter is None:
         return "{}"

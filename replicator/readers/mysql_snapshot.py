@@ -128,7 +128,7 @@ class MysqlSession:
         known = self._selects.get(table.source)
         if known is None:
             select = _build_select(table, table.columns) + _build_from(table, force=bool(key_columns(table)))
-            known = self._selects[table.source] = select, build_parser(table.columns)
+            known = self._selects[table.source] = select, build_parser(table.columns, str(table.source))
         return known
 
     # -- what the cutting asks (mysql_ranges.Probe) --------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from replicator.errors import UnsupportedEvent
 from replicator.model import UNCHANGED, Column, Row, TableSchema, Value
+from replicator.readers.unfit import HINT, ValueUnfit
 from replicator.typemap.pgvalues import SHORT, text_converter
 
 EPOCH: Final = 946_684_800_000_000  # 2000-01-01 in µs since 1970
@@ -410,8 +411,4 @@ def _explain(
         number += 1
     at = places[number]
     name = "?" if at is None else table.columns[at].name
-    raise UnsupportedEvent(
-        f"{table.source}:{name}: {error}",
-        hint="change the value at the source, or leave the table out; what each type can hold is in"
-        " docs/reference/types-postgres.md",
-    ) from error
+    raise ValueUnfit(f"{table.source}:{name}: {error}", hint=HINT) from error

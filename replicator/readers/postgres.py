@@ -172,9 +172,11 @@ class PostgresReader:
         with self._session() as connection:
             return postgres_catalog.list_tables(connection)
 
-    def describe(self, targets: Mapping[TableName, str]) -> Sequence[TableSchema]:
+    def describe(
+        self, targets: Mapping[TableName, str], types: Mapping[TableName, Mapping[str, str]] | None = None
+    ) -> Sequence[TableSchema]:
         with self._session() as connection:
-            return postgres_catalog.describe(connection, targets)
+            return postgres_catalog.describe(connection, targets, types or {})
 
     def foreign_key_cascades_logged(self) -> bool:
         return True

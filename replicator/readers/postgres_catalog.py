@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from replicator.errors import SourceError, TableUnfit
+from replicator.errors import ColumnUnfit, SourceError, TableUnfit
 from replicator.model import (
     Column,
     ForeignKey,
@@ -26,7 +26,8 @@ from replicator.model import (
 from replicator.readers.pgoutput import explain_columns
 from replicator.readers.postgres_defaults import translate_default
 from replicator.readers.postgres_session import Connection, Record, fetch, quote_table
-from replicator.typemap.postgres import INDEX_BYTES, Spot, find_type, map_type
+from replicator.typemap.capacity import parse_shape
+from replicator.typemap.postgres import INDEX_BYTES, SourceType, Spot, find_type, map_type, override_type
 
 COLLATION: Final = "utf8mb4_0900_bin"
 PREFIX_CHARACTERS: Final = 191  # of a text in an index that is not unique
@@ -82,8 +83,14 @@ def list_tables(connection: Connection) -> list[TableName]:
     return sorted(TableName(row["schema"], row["name"]) for row in fetch(connection, _TABLES))
 
 
-def describe(connection: Connection, targets: Mapping[TableName, str]) -> list[TableSchema]:
-    """The schemas of these tables. Raises SourceError for one that is not there."""
+def describe(
+    connection: Connection,
+    targets: Mapping[TableName, str],
+    types: Mapping[TableName, Mapping[str, str]],
+) -> list[TableSchema]:
+    """The schemas of these tables; ``types`` are the target types wanted for columns. Raises SourceError for a table that
+    is not there, ColumnUnfit for a type that a column cannot have.
+    """
     found = {TableName(row["schema"], row["name"]): row for row in fetch(connection, _TABLES)}
     for name in targets.keys() - found.keys():
         raise SourceError(
@@ -97,7 +104,11 @@ def describe(connection: Connection, targets: Mapping[TableName, str]) -> list[T
     schemas = []
     for name, target in targets.items():
         oid = found[name]["oid"]
-        schemas.append(_Builder(name, found[name], columns[oid], indexes[oid], keys[oid]).build(target))
+        schemas.append(
+            _Builder(name, found[name], columns[oid], indexes[oid], keys[oid], types.get(name, {})).build(
+                target
+            )
+        )
     return schemas
 
 
@@ -157,6 +168,7 @@ class _Builder:
     columns: list[Record]
     indexes: list[Record]
     keys: list[Record]
+    wanted: Mapping[str, str]  # target types, by column
     notes: list[str] = field(default_factory=list)
 
     def build(self, target: str) -> TableSchema:
@@ -210,7 +222,9 @@ class _Builder:
         registration = find_type(row["type"], row["typtype"])
         spot = Spot(find_arguments(row["type"], row["modifier"]), self._find_budget(row["number"]))
         kind, target = map_type(registration, spot)
-        is_counter = self._is_counter(row)
+        if row["name"] in self.wanted:
+            kind, target = self._override(row["name"], registration, spot.indexed)
+        is_counter = self._is_counter(row) and kind is Kind.INTEGER
         default = None
         if row["default"] is not None and not is_counter:
             default = translate_default(row["default"], kind, target)
@@ -222,13 +236,32 @@ class _Builder:
             type=target,
             nullable=not row["is_set"],
             charset="utf8mb4" if kind is Kind.TEXT else None,
-            collation=COLLATION if kind is Kind.TEXT else "ascii_bin" if target == "char(36)" else None,
+            collation=COLLATION
+            if kind is Kind.TEXT
+            else "ascii_bin"
+            if target == "char(36)" and kind is Kind.PLAIN
+            else None,
             default=default,
             auto_increment=is_counter,
             comment=row["comment"] or "",
             source_type=row["source_type"],
             base=registration.name,
         )
+
+    def _override(self, name: str, registration: SourceType, indexed: int) -> tuple[Kind, str]:
+        """What the pipeline file says, where that is possible."""
+        target = self.wanted[name]
+        shape = parse_shape(target)
+        size = shape.arguments[0] * (4 if shape.base == "varchar" else 1) if shape.arguments else 0
+        try:
+            kind = override_type(registration, target)
+            if indexed and (shape.base.endswith(("text", "blob")) or size > indexed):
+                raise ValueError(
+                    f"is in an index, where {target} is too long: {indexed} bytes are left for it"
+                )
+        except ValueError as error:
+            raise ColumnUnfit(str(error), table=self.name, column=name) from None
+        return kind, target
 
     def _is_counter(self, row: Record) -> bool:
         """Whether the source numbers the rows: MySQL can do so for an integer that is first in the primary key."""
@@ -258,7 +291,7 @@ class _Builder:
             size = _varchar_bytes(columns[at])
             if total <= ROW_BYTES or size < 1000:
                 break
-            if columns[at].name not in kept:
+            if columns[at].name not in kept and columns[at].name not in self.wanted:
                 fitted[at] = _as_text(columns[at])
                 total -= size
         return fitted

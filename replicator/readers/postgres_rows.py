@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from replicator.errors import SourceError
 from replicator.model import Column, Row
+from replicator.readers.unfit import HINT, ValueUnfit
 from replicator.typemap.pgvalues import text_converter
 
 RowParser = Callable[[Sequence[bytes]], list[Row]]
@@ -74,9 +75,5 @@ def _explain(table: str, columns: Sequence[Column], lines: Sequence[bytes], erro
                 if converter is not None and field != b"\\N":
                     converter(_unescape(field))
             except (ValueError, KeyError) as reason:
-                return SourceError(
-                    f"{table}:{column.name}: {reason}",
-                    hint="change the value at the source, or leave the table out; what each type can hold is in"
-                    " docs/reference/types-postgres.md",
-                )
+                return ValueUnfit(f"{table}:{column.name}: {reason}", hint=HINT)
     return SourceError(f"{table}: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from replicator.errors import UnsupportedEvent
@@ -17,6 +17,8 @@ from replicator.readers import rowvalues
 from replicator.readers import tablemap as types
 from replicator.readers.binaryjson import read_json
 from replicator.readers.tablemap import ColumnMap
+from replicator.readers.unfit import name_column
+from replicator.typemap.mysql import value_checker
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ def build_field(
     """Raises UnsupportedEvent naming table and column for a type that cannot be read."""
     build = _LAYOUTS.get(one.type)
     layout = build(index, one, column) if build else None
+    if layout is not None and column is not None:
+        layout = _add_check(index, column, layout, table)
     if layout is None:
         spelling = column.source_type if column else "generated"
         raise UnsupportedEvent(
@@ -64,6 +68,16 @@ def build_field(
             hint="Deselect this table (`skip: true`), or rebuild it (ALTER TABLE … FORCE) where the type is an old format.",
         )
     return Field(index, name, ordinal, one.nullable, layout)
+
+
+def _add_check(index: int, column: Column, layout: Layout, table: str) -> Layout:
+    """``layout`` with a look at each value of a column that the target may not hold all of."""
+    check = value_checker(column)
+    if check is None:
+        return layout
+    name = f"k{index}"
+    constants = layout.constants | {name: name_column(table, column, check)}
+    return replace(layout, value=f"{name}({layout.value})", constants=constants)
 
 
 _LayoutBuilder = Callable[[int, ColumnMap, Column | None], Layout | None]

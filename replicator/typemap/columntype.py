@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from replicator.jsonnumber import MAX_DIGITS, MAX_SCALE
 from replicator.typemap.capacity import parse_shape
 
 _ALIASES: Final = {
@@ -24,7 +25,7 @@ _LONGEST: Final = {
     "varchar": 16_383,
     "varbinary": 65_532,
     "bit": 64,
-    "decimal": 65,
+    "decimal": MAX_DIGITS,
     "time": 6,
     "datetime": 6,
     "timestamp": 6,
@@ -36,7 +37,6 @@ _PLAIN: Final = (
     *("float", "double", "date", "json"),
     *("tinytext", "text", "mediumtext", "longtext", "tinyblob", "blob", "mediumblob", "longblob"),
 )
-_MOST_SCALE: Final = 30
 _FILLED_IN: Final = {"char": "(1)", "binary": "(1)", "bit": "(1)", "decimal": "(10,0)"}
 
 
@@ -67,9 +67,9 @@ def _parse_arguments(name: str, first: str | None, second: str | None) -> str:
     lowest = 0 if name.startswith(("time", "date")) else 1
     if not lowest <= length <= longest:
         raise ValueError(f"{name} takes {lowest} to {longest}")
-    if scale > min(length, _MOST_SCALE):
+    if scale > min(length, MAX_SCALE):
         raise ValueError(
-            f"decimal has at most {_MOST_SCALE} digits behind the point, and no more than all its digits"
+            f"decimal has at most {MAX_SCALE} digits behind the point, and no more than all its digits"
         )
     if name == "decimal":
         return f"({length},{scale})"

@@ -13,14 +13,17 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Final
 
-from replicator.model import Column, Kind, Value
-
-Converter: TypeAlias = Callable[[bytes], Value]
+from replicator.jsonnumber import MAX_SCALE
+from replicator.model import Column, Kind, Unrepresentable, Value
+from replicator.typemap.documents import check_document
+from replicator.typemap.unfit import Converter, Unfit, shorten, under_rule
 
 _WORD: Final = re.compile(r"[a-z0-9_]+")
 _COMMENT: Final = re.compile(r"\s*/\*.*?\*/")
+_DECIMAL: Final = re.compile(r"decimal\((\d+),(\d+)\)")
 _ARGUMENTS: Final = re.compile(r"\(.*?\)")
 
 
@@ -97,6 +100,14 @@ def _to_labels(column: Column) -> Converter:
     return convert
 
 
+def _decimal(column_type: str) -> str:
+    """MariaDB has eight digits more behind the point than MySQL."""
+    match = _DECIMAL.match(column_type)
+    if match is None or int(match[2]) <= MAX_SCALE:
+        return column_type
+    return f"decimal({match[1]},{MAX_SCALE}){column_type[match.end() :]}"
+
+
 _UNSIGNED: Final = "CAST({} AS UNSIGNED)"
 _DISPLAY: Final = "display width dropped, except with ZEROFILL and in tinyint(1)"
 _DIGITS: Final = "(M,D) dropped: it would round what the source holds"
@@ -107,7 +118,13 @@ _REGISTRATIONS: Final = (
         for name in ("tinyint", "smallint", "mediumint", "int", "bigint")
     ),
     SourceType("bit", Kind.BIT, _same, _UNSIGNED, _to_int),
-    SourceType("decimal", Kind.PLAIN, _same, convert=_to_decimal),
+    SourceType(
+        "decimal",
+        Kind.PLAIN,
+        _decimal,
+        convert=_to_decimal,
+        note="at most 30 digits behind the point: of MariaDB's 38 the others must be 0, else `unrepresentable` decides",
+    ),
     # Text of a FLOAT has six digits; a product is a double, and unlike a sum it keeps the sign of zero.
     SourceType("float", Kind.FLOAT, _without_arguments, "{} * 1e0", _to_float, _DIGITS),
     SourceType("double", Kind.DOUBLE, _without_arguments, "{} * 1e0", _to_float, _DIGITS),
@@ -175,6 +192,42 @@ def text_converter(column: Column) -> Converter | None:
     None where the bytes are the value.
     """
     return TYPES[type_name(column.source_type)].convert(column)
+
+
+def value_checker(column: Column) -> Converter | None:
+    """What looks at a column's canonical values, never NULL, from load and stream alike, for those that the target does not
+    hold; None for nearly every column. It raises Unfit where the column has no rule for them.
+    """
+    if column.kind is Kind.JSON and column.unrepresentable is not Unrepresentable.FAIL:
+        return under_rule(column, check_document)
+    scale = _DECIMAL.match(column.source_type)
+    if scale is not None and int(scale[2]) > MAX_SCALE:
+        return under_rule(column, _check_scale)
+    if column.type.startswith("timestamp") and column.unrepresentable is not Unrepresentable.FAIL:
+        return under_rule(column, _check_timestamp)
+    return None
+
+
+def _check_scale(text: bytes) -> bytes:
+    whole, _, fraction = text.partition(b".")
+    if fraction[MAX_SCALE:].strip(b"0"):
+        rounded = Decimal(text.decode()).quantize(
+            Decimal(1).scaleb(-MAX_SCALE), ROUND_HALF_UP, Context(prec=80)
+        )
+        raise Unfit(
+            f"{shorten(text)} has more than {MAX_SCALE} digits behind the point", f"{rounded:f}".encode()
+        )
+    return whole + b"." + fraction[:MAX_SCALE]
+
+
+def _check_timestamp(text: bytes) -> bytes:
+    """MariaDB's go on to 2106 from 11.5 on."""
+    if text > _LAST_TIMESTAMP and text[:19] > _LAST_TIMESTAMP:
+        raise Unfit(f"{shorten(text)} is no timestamp of MySQL, which ends in 2038", _LAST_TIMESTAMP)
+    return text
+
+
+_LAST_TIMESTAMP: Final = b"2038-01-19 03:14:07"
 
 
 REFERENCE: Final = "docs/reference/types-mysql.md"

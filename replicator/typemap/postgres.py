@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from replicator.jsonnumber import MAX_DIGITS, MAX_SCALE
 from replicator.model import Kind
 from replicator.typemap.columntype import find_family
 from replicator.typemap.pgvalues import FIXED, INTEGERS
@@ -31,9 +32,6 @@ SESSION: Final = {
 
 INDEX_BYTES: Final = 3072  # InnoDB's limit for all columns of an index together
 LONGEST_VARCHAR: Final = 1024  # characters; a row of MySQL holds 65,535 bytes of all its columns
-
-MOST_DIGITS: Final = 65
-MOST_SCALE: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +66,12 @@ def _clocked(target: str) -> Callable[[Spot], str]:
 
 def _numeric(spot: Spot) -> str:
     if not spot.arguments:
-        return f"decimal({MOST_DIGITS},{MOST_SCALE})"
+        return f"decimal({MAX_DIGITS},{MAX_SCALE})"
     digits, scale = (*spot.arguments, 0)[:2]
     if scale < 0:  # rounded left of the point
         digits, scale = digits - scale, 0
     digits = max(digits, scale)
-    return f"decimal({min(digits, MOST_DIGITS)},{min(scale, MOST_SCALE)})"
+    return f"decimal({min(digits, MAX_DIGITS)},{min(scale, MAX_SCALE)})"
 
 
 def _characters(spot: Spot) -> str:
@@ -122,7 +120,7 @@ _REGISTRATIONS: Final = (
         "numeric",
         Kind.PLAIN,
         _numeric,
-        f"NaN and ±infinity are refused, without a precision also what {MOST_DIGITS} digits, {MOST_SCALE} of them behind"
+        f"NaN and ±infinity are refused, without a precision also what {MAX_DIGITS} digits, {MAX_SCALE} of them behind"
         " the point, do not hold",
     ),
     SourceType(

@@ -355,7 +355,7 @@ def test_a_file_that_is_not_there_or_not_utf8(tmp_path: Path) -> None:
 def test_crlf_and_a_byte_order_mark_are_harmless(tmp_path: Path) -> None:
     text = "\ufeff" + (HEAD + "tables:\n  shop.a: {x: 1}\n").replace("\n", "\r\n")
     assert faults(tmp_path, text) == [
-        '14:12: tables."shop.a": unknown key "x"; known: to, skip, create, existing_rows'
+        '14:12: tables."shop.a": unknown key "x"; known: to, skip, create, existing_rows, columns'
     ]
 
 
@@ -378,7 +378,7 @@ def test_a_misspelt_key_names_the_one_that_was_meant(tmp_path: Path, key: str, m
 
 
 @pytest.mark.parametrize(
-    "key", ["where", "rename", "exclude", "columns", "on_conflict", "keyless", "pause_limit"]
+    "key", ["where", "rename", "exclude", "include", "on_conflict", "keyless", "pause_limit"]
 )
 def test_keys_of_later_versions_are_refused_by_name(tmp_path: Path, key: str) -> None:
     (found,) = faults(tmp_path, HEAD + f"tables:\n  shop.a:\n    {key}: x\n")
@@ -439,3 +439,47 @@ def test_the_fingerprint_follows_the_configuration_but_not_the_password(tmp_path
     first = load_text(tmp_path, HEAD + "tables: {shop.a: }").fingerprint
     assert load_text(tmp_path, HEAD + "tables: {shop.a: }", SOURCE="other").fingerprint == first
     assert load_text(tmp_path, HEAD + "tables: {shop.a: {to: b}}").fingerprint != first
+
+
+def test_column_rules(tmp_path: Path) -> None:
+    text = HEAD + (
+        "tables:\n  shop.a:\n    columns:\n      id: {type: BINARY ( 16 )}\n      price: {unrepresentable: null}\n"
+        "      day: {unrepresentable: clamp}\n      note: {unrepresentable: 'null'}\n"
+    )
+    (rule,) = load_text(tmp_path, text).tables
+    found = [(column.name, column.type, str(column.unrepresentable)) for column in rule.columns]
+    assert found == [
+        ("id", "binary(16)", "fail"),
+        ("price", "", "null"),
+        ("day", "", "clamp"),
+        ("note", "", "null"),
+    ]
+    assert (rule.columns[0].type_mark.line, rule.columns[1].unrepresentable_mark.line) == (16, 17)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (
+            "{type: uuid}",
+            '16:17: tables."shop.a".columns."c".type: uuid is no column type that a value can be',
+        ),
+        (
+            "{type: varchar}",
+            '16:17: tables."shop.a".columns."c".type: varchar needs a length, such as varchar(100)',
+        ),
+        (
+            "{unrepresentable: quarantine}",
+            '16:28: tables."shop.a".columns."c".unrepresentable: "quarantine" is not known to this version yet',
+        ),
+        ("{unrepresentable: }", '16:27: tables."shop.a".columns."c".unrepresentable: has no value'),
+        (
+            "{owner: target}",
+            '16:11: tables."shop.a".columns."c": key "owner" is not known to this version yet',
+        ),
+        ("{typ: int}", '16:11: tables."shop.a".columns."c": unknown key "typ"; did you mean "type"?'),
+    ],
+)
+def test_column_rules_that_cannot_be(tmp_path: Path, rule: str, expected: str) -> None:
+    (found,) = faults(tmp_path, HEAD + f"tables:\n  shop.a:\n    columns:\n      c: {rule}\n")
+    assert found.startswith(expected)

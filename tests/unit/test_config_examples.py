@@ -92,4 +92,4 @@ def test_the_schema_refuses_unknown_keys_everywhere() -> None:
     sections = [schema, options, *(schema["properties"][name] for name in ("source", "target", "defaults"))]
     assert all(section["additionalProperties"] is False for section in sections)
     assert schema["required"] == ["pipeline", "source", "target", "tables"]
-    assert set(options["properties"]) == {"to", "skip", "create", "existing_rows"}
+    assert set(options["properties"]) == {"to", "skip", "create", "existing_rows", "columns"}

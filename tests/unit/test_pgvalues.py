@@ -117,7 +117,7 @@ def test_what_does_not_fit(base: str, target: str, text: str, nearest: Value) ->
         return
     coerced = convert(make(base, target, "clamp"), text)
     assert coerced == Coerced(nearest, text.encode())  # type: ignore[arg-type]
-    assert convert(make(base, target), _print(nearest)) == nearest or base == "bytea"
+    assert base == "bytea" or convert(make(base, target), _print(nearest)) == nearest
 
 
 def _print(value: Value) -> str:
