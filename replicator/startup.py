@@ -158,7 +158,8 @@ class _Opening:
         reader.short_id = lease.short_id
         reader.confirm = lambda: _confirm(config.target, lease, self._stop)
         known = reader.parse_position(lease.position) if lease.position else None
-        position = reader.begin(tuple(described.values()), known, self._stop)
+        loaded = {name for name, state in stored.items() if state.is_loaded}
+        position = reader.begin(tuple(described.values()), loaded, known, self._stop)
         again = _find_torn_sets(reader, position, inseparable, stored)
         tables = _choose_schemas(config, selection, described, stored, again)
         insert_pending(session, lease, tables)

@@ -6,7 +6,7 @@ One contract suite runs over every implementation (tests/contract).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from replicator.model import Column, Position, Row, StreamItem, TableName, TableSchema, Value
@@ -73,10 +73,17 @@ class Reader(Protocol):
         ...
 
     def begin(
-        self, tables: Sequence[TableSchema], stored: Position | None, stop: threading.Event
+        self,
+        tables: Sequence[TableSchema],
+        loaded: Collection[TableName],
+        stored: Position | None,
+        stop: threading.Event,
     ) -> Position:
         """Make or mend what the source must keep for the pipeline; the position that the pipeline stands at: ``stored``,
         or the one from which a new pipeline can read on. The caller stores it before anything is loaded.
+
+        Of the tables that are ``loaded`` the source must have kept every change: where it has not, this raises, or `read`
+        pauses the table.
         """
         ...
 

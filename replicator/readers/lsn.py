@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from replicator.errors import PositionLost
 from replicator.model import Position
+
+START_AGAIN: Final = "run `replicator drop`, then load again"
 
 _STORED = re.compile(r"(postgres:\d+/.*) (\d+) ([0-9A-F]+/[0-9A-F]+)", re.DOTALL)
 
@@ -52,7 +55,5 @@ def parse_position(text: str) -> LsnPosition:
     """Read back what ``str()`` stored. Raises PositionLost."""
     match = _STORED.fullmatch(text)
     if match is None:
-        raise PositionLost(
-            f"the stored position {text!r} is not PostgreSQL's", hint="`replicator drop`, then load again"
-        )
+        raise PositionLost(f"the stored position {text!r} is not PostgreSQL's", hint=START_AGAIN)
     return LsnPosition(match[1], int(match[2]), parse_lsn(match[3]))

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, NoReturn
 
@@ -214,7 +214,11 @@ class MysqlReader:
         return parse_position(text)
 
     def begin(
-        self, tables: Sequence[TableSchema], stored: Position | None, stop: threading.Event
+        self,
+        tables: Sequence[TableSchema],
+        loaded: Collection[TableName],
+        stored: Position | None,
+        stop: threading.Event,
     ) -> Position:
         """The source keeps nothing for a pipeline: its log is there by its own rules."""
         return self.position() if stored is None else stored

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +20,14 @@ import psycopg
 from replicator.config import Source
 from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
 from replicator.model import Heartbeat, Idle, Position, StreamItem, TableName, TableSchema
-from replicator.readers import postgres_catalog, postgres_checks, postgres_slot
+from replicator.readers import postgres_catalog, postgres_checks, postgres_publication, postgres_slot
 from replicator.readers.base import Requirement, Snapshot
-from replicator.readers.lsn import LsnPosition, format_lsn, parse_lsn, parse_position
+from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_lsn, parse_position
 from replicator.readers.pgoutput import RelationColumn
 from replicator.readers.pgstream import Transactions
 from replicator.readers.postgres_link import Link, open_link
 from replicator.readers.postgres_session import Connection, connect, explain, fetch
-from replicator.readers.postgres_slot import START_AGAIN, Exported
+from replicator.readers.postgres_slot import Exported
 from replicator.readers.postgres_snapshot import PostgresSession, PostgresSnapshot
 from replicator.readers.postgres_watch import Watch
 from replicator.readers.selected import Counters, Selection
@@ -145,15 +145,20 @@ class PostgresReader:
             postgres_slot.verify_slot(postgres_slot.find_slot(connection, self.slot), self.slot, position)
 
     def begin(
-        self, tables: Sequence[TableSchema], stored: Position | None, stop: threading.Event
+        self,
+        tables: Sequence[TableSchema],
+        loaded: Collection[TableName],
+        stored: Position | None,
+        stop: threading.Event,
     ) -> Position:
         """See ``base.Reader.begin``. Without a stored position a slot of ours is what a crash left: it is made anew."""
         with self._session() as connection:
             present = set(postgres_catalog.list_tables(connection))
             names = [table.source for table in tables if table.source in present]
-            postgres_slot.settle_publication(connection, self.slot, names)
             if stored is not None:
+                postgres_publication.settle(connection, self.slot, names, loaded)
                 return stored
+            postgres_publication.create(connection, self.slot, names)
             postgres_slot.drop_slot(connection, self.slot)
             replication = connect(self._source, replication=True)
             exported = postgres_slot.create_slot(replication, connection, self.slot, stop)
@@ -164,7 +169,7 @@ class PostgresReader:
         """Remove what ``begin`` made; what is not there is no error."""
         with self._session() as connection:
             postgres_slot.drop_slot(connection, self.slot)
-            postgres_slot.drop_publication(connection, self.slot)
+            postgres_publication.drop(connection, self.slot)
 
     # --- tables -------------------------------------------------------------------------------------------------------
 
@@ -326,7 +331,8 @@ class PostgresReader:
     def _look(self, tables: Mapping[TableName, TableSchema]) -> tuple[int, dict[TableName, str]]:
         """Which tables are no longer what their schemas say, and why; all that made them so lies before the LSN."""
         with self._session() as connection:
-            found = postgres_catalog.find_changed(connection, tables)
+            found = postgres_publication.find_left_out(connection, self.slot, tables)
+            found |= postgres_catalog.find_changed(connection, tables)
             lsn = fetch(connection, "SELECT pg_current_wal_insert_lsn()::text AS lsn")[0]["lsn"]
         return parse_lsn(lsn), found
 

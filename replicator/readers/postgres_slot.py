@@ -1,7 +1,7 @@
-"""What a pipeline keeps at a PostgreSQL source: its replication slot and its publication (SEMANTICS §2.4, §3).
+"""A pipeline's replication slot at a PostgreSQL source: made, verified, taken over, dropped (SEMANTICS §2.4, §3).
 
-The publication is made before the slot. Slot and publication carry the pipeline's name and its short id, so that only we
-make, change and drop them.
+Slot and publication carry the pipeline's name and its short id, so that only we make, change and drop them; the
+publication is made first.
 """
 
 from __future__ import annotations
@@ -9,22 +9,18 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import psycopg
 from psycopg import pq
 
 from replicator.errors import PositionLost, SnapshotLost, SourceError, SourceLocked
-from replicator.model import TableName
-from replicator.readers.lsn import LsnPosition, format_lsn, parse_lsn
-from replicator.readers.postgres_session import Connection, fetch, quote_name, quote_table
+from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_lsn
+from replicator.readers.postgres_session import Connection, fetch, quote_name
 
 PLUGIN: Final = "pgoutput"
 CREATE_SECONDS: Final = 120.0  # how long making a slot may wait for transactions that are open
 END_SECONDS: Final = 10.0  # how long a session that we end may take
 POLL_SECONDS: Final = 0.05
-START_AGAIN: Final = "run `replicator drop`, then load again"
 
 
 class Slot(NamedTuple):
@@ -180,61 +176,3 @@ def _find_open(control: Connection) -> str:
     ]
     found = [f"{row['pid']} ({row['usename']} {row['application']}, for {row['age']} s)" for row in rows]
     return ", ".join(found) or "none that this account may see"
-
-
-# --- publication ------------------------------------------------------------------------------------------------------
-
-
-def settle_publication(connection: Connection, name: str, tables: Sequence[TableName]) -> None:
-    """Make the publication, or make its members these tables. Raises SourceError with what the account lacks.
-
-    A table with inherited children is published alone, for each child is a table of its own; a partitioned one as a whole.
-    """
-    wanted = frozenset(tables)
-    try:
-        present = _read_members(connection, name)
-        if present == wanted:
-            return
-        members = ", ".join(f"ONLY {quote_table(table)}" for table in sorted(wanted))
-        if present is None:
-            sql = (
-                f"CREATE PUBLICATION {quote_name(name)} FOR TABLE {members} WITH (publish = 'insert, update, delete,"
-                " truncate', publish_via_partition_root = true)"
-            )
-        else:
-            sql = f"ALTER PUBLICATION {quote_name(name)} SET TABLE {members}"
-        connection.execute(sql.encode())
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise SourceError(
-            f"publication {name} cannot be made: {' '.join(str(error).split())}",
-            hint="the account needs CREATE on the database and must own the tables it publishes, or belong to the role"
-            " that owns them: GRANT <owner> TO <account>",
-        ) from error
-
-
-def _read_members(connection: Connection, name: str) -> frozenset[TableName] | None:
-    """The publication's tables, None where it does not exist. Raises SourceError for one that says other than ours."""
-    rows = fetch(
-        connection,
-        "SELECT puballtables, pubinsert AND pubupdate AND pubdelete AND pubtruncate AND pubviaroot AS is_whole"
-        " FROM pg_publication WHERE pubname = %s",
-        (name,),
-    )
-    if not rows:
-        return None
-    if rows[0]["puballtables"] or not rows[0]["is_whole"]:
-        raise SourceError(
-            f"publication {name} was changed by somebody: it no longer publishes what it was made for",
-            hint=f"DROP PUBLICATION {quote_name(name)}, then run again",
-        )
-    members = fetch(
-        connection,
-        "SELECT n.nspname AS schema, c.relname AS name FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid"
-        " JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = %s",
-        (name,),
-    )
-    return frozenset(TableName(row["schema"], row["name"]) for row in members)
-
-
-def drop_publication(connection: Connection, name: str) -> None:
-    connection.execute(f"DROP PUBLICATION IF EXISTS {quote_name(name)}".encode())

@@ -72,7 +72,7 @@ def test_ranges_hold_every_row_once(
     run(postgres_account, "INSERT INTO t SELECT g, repeat('x', g % 100) FROM generate_series(1, 20000) g")
     tables = describe(reader, postgres_account, "t")
     stop = threading.Event()
-    reader.begin(tables, None, stop)
+    reader.begin(tables, (), None, stop)
     snapshot = reader.open_snapshot(tables, 2, stop)
     run(postgres_account, "DELETE FROM t WHERE id < 100", "INSERT INTO t VALUES (40000, 'later')")
     found = read_all(snapshot, tables[0], 1000)
@@ -91,7 +91,7 @@ def test_a_table_that_is_rewritten_behind_the_snapshot(
     )
     tables = describe(reader, postgres_account, "t")
     stop = threading.Event()
-    reader.begin(tables, None, stop)
+    reader.begin(tables, (), None, stop)
     snapshot = reader.open_snapshot(tables, 1, stop)
     run(postgres_account, change)
     session = snapshot.sessions[0]
@@ -113,9 +113,9 @@ def test_a_slot_waits_for_open_transactions_and_names_them(
         writer.execute("INSERT INTO t VALUES (1)")
         pid = writer.info.backend_pid
         with pytest.raises(SourceLocked, match=f"{pid} .{postgres_account.user}"):
-            reader.begin(tables, None, threading.Event())
+            reader.begin(tables, (), None, threading.Event())
         writer.rollback()
-    reader.begin(tables, None, threading.Event())
+    reader.begin(tables, (), None, threading.Event())
 
 
 def test_later_tables_get_a_snapshot_of_their_own(
@@ -124,7 +124,7 @@ def test_later_tables_get_a_snapshot_of_their_own(
     run(postgres_account, "CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
     tables = describe(reader, postgres_account, "t")
     stop = threading.Event()
-    begun = reader.begin(tables, None, stop)
+    begun = reader.begin(tables, (), None, stop)
     first = reader.open_snapshot(tables, 1, stop)
     run(postgres_account, "INSERT INTO t VALUES (2)")
     second = reader.open_snapshot(tables, 1, stop)
