@@ -20,9 +20,15 @@ import psycopg
 from replicator.config import Source
 from replicator.errors import PositionLost, SourceError, SourceTaken, SourceUnavailable, UnsupportedEvent
 from replicator.model import Heartbeat, Idle, Position, StreamItem, TableName, TableSchema
-from replicator.readers import postgres_catalog, postgres_checks, postgres_publication, postgres_slot
+from replicator.readers import (
+    postgres_catalog,
+    postgres_checks,
+    postgres_publication,
+    postgres_slot,
+    postgres_wal,
+)
 from replicator.readers.base import Requirement, Snapshot
-from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_lsn, parse_position
+from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_position
 from replicator.readers.pgoutput import RelationColumn
 from replicator.readers.pgstream import Transactions
 from replicator.readers.postgres_link import Link, open_link
@@ -39,8 +45,9 @@ LONGEST_DELAY: Final = 15.0
 SOON, LATER = 0.005, 0.01  # seconds between two looks at a quiet connection
 OLDER_SECONDS: Final = 2.0  # how long an older process may hold the slot before it learns of a newer one
 ASK_SECONDS: Final = 1.0  # between two questions how far the source is, while it is quiet
+BEHIND_SECONDS: Final = 2.0  # a server that has not decoded what was flushed so long ago is behind,
+NEAR_BYTES: Final = 1 << 16  # unless that may be the first half of a record
 ADVANCE_SECONDS: Final = 10.0  # between two commits that say only that nothing happened (SEMANTICS §3.1)
-_HEADERS: Final = (24, 40)  # bytes of a WAL page's header, short and long
 
 
 class PostgresReader:
@@ -65,6 +72,7 @@ class PostgresReader:
         self._link: Link | None = None
         self._last_pid = 0  # of the last session that read from the slot in this stream
         self._asked = 0  # the newest position that anybody was told
+        self._flushed, self._looked = 0, 0.0  # how far the source was, and when somebody looked
         self._advanced = 0.0  # when an idle position was given away last
         self._exported: tuple[Connection, Exported] | None = None
         self._types: dict[tuple[int, int], str] = {}
@@ -105,13 +113,7 @@ class PostgresReader:
     def position(self) -> Position:
         """The newest committed position: what is inserted into the WAL, for a commit may be visible before its flush."""
         with self._session() as connection:
-            row = fetch(
-                connection,
-                "SELECT pg_current_wal_insert_lsn()::text AS lsn, current_setting('wal_block_size')::int AS page",
-            )[0]
-        lsn = parse_lsn(row["lsn"])
-        if lsn % row["page"] in _HEADERS:  # on a fresh page: what was written ends before it
-            lsn -= lsn % row["page"]
+            lsn = postgres_wal.find_committed(connection)
         self._asked = max(self._asked, lsn)
         return LsnPosition(self.identity, self._timeline, lsn)
 
@@ -129,20 +131,26 @@ class PostgresReader:
                     f" {position}",
                     hint=f"point the pipeline at the server it was loaded from; to follow this one, {START_AGAIN}",
                 )
-            if position.timeline != timeline:
-                raise PositionLost(
-                    f"{self._source.address} is on timeline {timeline}, the stored position {position} is on"
-                    f" {position.timeline}: a standby was promoted, or the server was restored from a backup",
-                    hint=START_AGAIN,
-                )
-            newest = parse_lsn(fetch(connection, "SELECT pg_current_wal_insert_lsn()::text AS lsn")[0]["lsn"])
-            if position.lsn > newest:
-                raise PositionLost(
-                    f"the source has written up to {format_lsn(newest)} only, the stored position is {position}: it was"
-                    " restored to an older state",
-                    hint=START_AGAIN,
-                )
+            self._verify_history(connection, position, timeline)
+            self._timeline = timeline
             postgres_slot.verify_slot(postgres_slot.find_slot(connection, self.slot), self.slot, position)
+
+    def _verify_history(self, connection: Connection, position: LsnPosition, timeline: int) -> None:
+        """Whether the WAL up to ``position`` is this server's own, or of what it was a standby of."""
+        wal = postgres_wal.read_ends(connection)
+        if wal.is_standby:  # the primary's place while it fails over; `check` names one that was chosen
+            raise SourceUnavailable(f"{self._source.address} is a standby")
+        parted = wal.inserted
+        if position.timeline != timeline:
+            with contextlib.closing(connect(self._source, replication=True)) as replication:
+                parted = postgres_wal.find_parting(replication, position.timeline, timeline)
+        if position.lsn > parted:
+            raise PositionLost(
+                f"{self._source.address} is on timeline {timeline} and shares the past of {position} up to"
+                f" {format_lsn(parted)} only: a standby was promoted that lacked the rest, or the server was restored to"
+                " an older state",
+                hint=START_AGAIN,
+            )
 
     def begin(
         self,
@@ -240,6 +248,7 @@ class PostgresReader:
             transactions: Transactions | None = None
             try:
                 self.verify_position(position)
+                position = LsnPosition(position.server, self._timeline, position.lsn)
                 self._link = self._open_link(position)
                 self._waiting = ""
                 transactions = Transactions(
@@ -292,7 +301,7 @@ class PostgresReader:
     def _follow(
         self, link: Link, transactions: Transactions, watch: Watch, stop: threading.Event
     ) -> Iterator[StreamItem]:
-        pause, asked = SOON, time.monotonic()
+        pause, asked, left = SOON, time.monotonic(), self.counters.transactions
         self._asked = max(self._asked, watch.look())
         while not stop.is_set():
             messages = link.fetch(pause)
@@ -301,12 +310,14 @@ class PostgresReader:
                 pause = SOON
             if link.reported and transactions.is_between:
                 yield from self._take_report(link, transactions)
-            if not messages:
-                if watch.found and transactions.position.lsn >= watch.lsn:
-                    yield from (transactions.pause(name, reason) for name, reason in watch.take())
-                elif watch.is_due():
-                    self._asked = max(self._asked, watch.look())
+            if watch.is_due():
+                self._asked = max(self._asked, watch.look())
+            if watch.found and transactions.is_between and transactions.position.lsn >= watch.lsn:
+                yield from (transactions.pause(name, reason) for name, reason in watch.take())
+            if self.counters.transactions == left:  # also while a large one arrives
                 yield Idle(transactions.position)
+            left = self.counters.transactions
+            if not messages:
                 pause = LATER
                 if time.monotonic() - asked > ASK_SECONDS or (
                     self._asked > transactions.position.lsn and time.monotonic() - asked > 0.05
@@ -318,7 +329,7 @@ class PostgresReader:
         """A keepalive: everything of ours up to there has been sent.
 
         Said too often, that would be a commit a second at the target; never said, the slot would hold the WAL of every
-        other database of the server.
+        other database of the server. A server that decodes slowly is further than it says.
         """
         lsn, link.reported = link.reported, 0
         now = time.monotonic()
@@ -326,15 +337,18 @@ class PostgresReader:
         if lsn > transactions.position.lsn and (is_wanted or now - self._advanced > ADVANCE_SECONDS):
             self._advanced = now
             transactions.advance(lsn)
-        yield Heartbeat(transactions.position, now)
+        is_behind = self._flushed - lsn > NEAR_BYTES and now - self._looked > BEHIND_SECONDS
+        known = LsnPosition(self.identity, self._timeline, self._flushed)
+        yield Heartbeat(known if is_behind else transactions.position, now)
 
     def _look(self, tables: Mapping[TableName, TableSchema]) -> tuple[int, dict[TableName, str]]:
         """Which tables are no longer what their schemas say, and why; all that made them so lies before the LSN."""
         with self._session() as connection:
             found = postgres_publication.find_left_out(connection, self.slot, tables)
             found |= postgres_catalog.find_changed(connection, tables)
-            lsn = fetch(connection, "SELECT pg_current_wal_insert_lsn()::text AS lsn")[0]["lsn"]
-        return parse_lsn(lsn), found
+            wal = postgres_wal.read_ends(connection)
+        self._flushed, self._looked = wal.flushed, time.monotonic()
+        return wal.inserted, found
 
     def _describe_types(self, columns: Sequence[RelationColumn]) -> Sequence[str]:
         wanted = [(column.type, column.modifier) for column in columns]

@@ -16,10 +16,10 @@ import psycopg
 from psycopg import pq
 
 from replicator.config import Source
-from replicator.errors import SourceError, SourceUnavailable
+from replicator.errors import SourceUnavailable
 from replicator.readers.lsn import format_lsn
 from replicator.readers.pgoutput import EPOCH
-from replicator.readers.postgres_session import Connection, connect, explain, fetch, quote_name
+from replicator.readers.postgres_session import Connection, build_error, connect, explain, fetch, quote_name
 
 BATCH: Final = 500  # messages that are taken at once
 FEEDBACK_SECONDS: Final = 10.0
@@ -41,7 +41,7 @@ class Link:
         self._address = address
         self._lock = threading.Lock()
         self._acked = start
-        self._heard = time.monotonic()
+        self._unanswered = 0.0  # since when a question has been open; 0: none is
         self._closed = threading.Event()
         self.pid: int = connection.info.backend_pid
         self.reported = 0
@@ -55,15 +55,14 @@ class Link:
         """The XLogData messages that have arrived, waiting up to ``seconds`` for the first. Raises SourceUnavailable."""
         messages = self._take()
         if not messages:
-            readable, _, _ = select.select([self._pgconn.socket], [], [], seconds)
-            if readable:
-                with self._lock, self._errors():
-                    self._pgconn.consume_input()
-                messages = self._take()
-        now = time.monotonic()
+            select.select([self._pgconn.socket], [], [], seconds)
+            with self._lock, self._errors():
+                self._pgconn.consume_input()  # whether readable or not: TLS may hold what it has decrypted
+            messages = self._take()
+        # Judged after reading only: what came while nobody read is an answer, however old the question (SEMANTICS §1.8).
         if messages or self.reported:
-            self._heard = now
-        elif now - self._heard > SILENCE_SECONDS:
+            self._unanswered = 0.0
+        elif self._unanswered and time.monotonic() - self._unanswered > SILENCE_SECONDS:
             raise SourceUnavailable(
                 f"{self._address}: nothing was heard of the source for {SILENCE_SECONDS:.0f} s"
             )
@@ -102,10 +101,7 @@ class Link:
         if result is None or result.status == pq.ExecStatus.COMMAND_OK:
             raise SourceUnavailable(f"{self._address}: the source has ended the replication stream")
         state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        text = f"{self._address}: {result.get_error_message().strip()} (SQLSTATE {state})"
-        if not state or state.startswith(("08", "53", "57P")):
-            raise SourceUnavailable(text)
-        raise SourceError(text, hint="run `replicator check`")
+        raise build_error(state, f"{self._address}: {result.get_error_message().strip()}")
 
     @contextlib.contextmanager
     def _errors(self):  # type: ignore[no-untyped-def]
@@ -122,6 +118,7 @@ class Link:
 
     def ask(self) -> None:
         """Have the server say how far it is."""
+        self._unanswered = self._unanswered or time.monotonic()
         with self._lock, self._errors():
             self._send(reply=True)
 
@@ -161,9 +158,8 @@ def open_link(source: Source, slot: str, lsn: int) -> Link:
         sql = f"START_REPLICATION SLOT {quote_name(slot)} LOGICAL {format_lsn(lsn)} ({', '.join(options)})"
         result = connection.pgconn.exec_(sql.encode())
         if result.status != pq.ExecStatus.COPY_BOTH:
-            raise SourceError(
-                f"{source.address}: {result.get_error_message().strip()}", hint="run `replicator check`"
-            )
+            state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+            raise build_error(state, f"{source.address}: {result.get_error_message().strip()}")
         return Link(connection, source.address, lsn, int(row["timeout"]) / 1000)
     except psycopg.Error as error:
         connection.close()

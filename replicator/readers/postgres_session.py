@@ -108,10 +108,15 @@ def explain(error: Exception, address: str) -> SourceError:
         return SourceError(
             f"{address}: {text}", hint="see docs/how-to on a PostgreSQL source, or run `replicator check`"
         )
-    # Lost links, 08: connection; 53: resources; 57P: ended by the administrator, or not up yet.
-    if not state or state.startswith(("08", "53", "57P")):
-        return SourceUnavailable(f"{address}: {text}")
-    return SourceError(f"{address}: {text} (SQLSTATE {state})")
+    return build_error(state, f"{address}: {text}")
+
+
+def build_error(state: str, text: str) -> SourceError:
+    """The error for a SQLSTATE, "" for a lost link."""
+    # 08: connection; 53: resources; 55006: somebody reads from the slot; 57P: ended by the administrator, or not up yet.
+    if not state or state.startswith(("08", "53", "55006", "57P")):
+        return SourceUnavailable(text)
+    return SourceError(f"{text} (SQLSTATE {state})", hint="run `replicator check`")
 
 
 def quote_name(name: str) -> str:

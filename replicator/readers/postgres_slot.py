@@ -6,11 +6,13 @@ publication is made first.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
 from typing import Final, NamedTuple
 
+import psycopg
 from psycopg import pq
 
 from replicator.errors import PositionLost, SnapshotLost, SourceError, SourceLocked
@@ -18,6 +20,7 @@ from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_l
 from replicator.readers.postgres_session import Connection, fetch, quote_name
 
 PLUGIN: Final = "pgoutput"
+FAILOVER: Final = 170_000  # from this version on a slot can go over to a standby
 CREATE_SECONDS: Final = 120.0  # how long making a slot may wait for transactions that are open
 END_SECONDS: Final = 10.0  # how long a session that we end may take
 POLL_SECONDS: Final = 0.05
@@ -77,9 +80,11 @@ def verify_slot(slot: Slot | None, name: str, position: LsnPosition) -> None:
             f"replication slot {name} is gone from the source, and with it what follows {position}",
             hint=START_AGAIN,
         )
-    if slot.plugin != PLUGIN:
+    if slot.plugin != PLUGIN or slot.database != position.server.partition("/")[2]:
         raise PositionLost(
-            f"replication slot {name} is another's: its plugin is {slot.plugin or 'none'}", hint=START_AGAIN
+            f"replication slot {name} is another's: its plugin is {slot.plugin or 'none'}, its database"
+            f" {slot.database or 'none'}",
+            hint=START_AGAIN,
         )
     if slot.wal_status == "lost":
         raise PositionLost(
@@ -106,8 +111,14 @@ def drop_slot(connection: Connection, name: str) -> bool:
 
 
 def end_reader(connection: Connection, name: str, pid: int) -> None:
-    """End the session that reads from a slot, and wait until the slot is free. Raises SourceLocked."""
-    fetch(connection, "SELECT pg_terminate_backend(%s)", (pid,))
+    """End the session that reads from a slot, and wait until the slot is free. Raises SourceLocked, SourceError."""
+    try:
+        fetch(connection, "SELECT pg_terminate_backend(%s)", (pid,))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SourceError(
+            f"session {pid} of another account reads from replication slot {name}: {' '.join(str(error).split())}",
+            hint=f"as a superuser: SELECT pg_terminate_backend({pid});",
+        ) from error
     if not await_free(connection, name, END_SECONDS):
         raise SourceLocked(f"session {pid} still reads from replication slot {name}")
 
@@ -128,20 +139,31 @@ def create_slot(
     """Make a slot on a replication ``connection`` and export its snapshot.
 
     The source waits for every transaction that is open: after ``CREATE_SECONDS`` those are named, as ``control`` sees
-    them. Raises SourceLocked, SourceError, SnapshotLost when ``stop`` is set.
+    them. From PostgreSQL 17 on a standby that synchronizes slots has it too. On any error the connection is closed and
+    the slot is not there. Raises SourceLocked, SourceError, SnapshotLost when ``stop`` is set.
     """
+    try:
+        return _create_slot(connection, control, name, stop, temporary=temporary)
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):
+            connection.cancel()  # closed alone, the server would go on waiting, and hold the slot
+        connection.close()
+        raise
+
+
+def _create_slot(
+    connection: Connection, control: Connection, name: str, stop: threading.Event, *, temporary: bool
+) -> Exported:
     kind = "TEMPORARY " if temporary else ""
+    can_fail_over = connection.info.server_version >= FAILOVER and not temporary
+    options = "(SNAPSHOT 'export', FAILOVER true)" if can_fail_over else "EXPORT_SNAPSHOT"
     pgconn = connection.pgconn
-    pgconn.send_query(
-        f"CREATE_REPLICATION_SLOT {quote_name(name)} {kind}LOGICAL {PLUGIN} EXPORT_SNAPSHOT".encode()
-    )
+    pgconn.send_query(f"CREATE_REPLICATION_SLOT {quote_name(name)} {kind}LOGICAL {PLUGIN} {options}".encode())
     deadline = time.monotonic() + CREATE_SECONDS
     while pgconn.is_busy():
         if stop.wait(POLL_SECONDS):
-            connection.close()
             raise SnapshotLost("the load was stopped while a replication slot was made")
         if time.monotonic() > deadline:
-            connection.close()
             raise SourceLocked(
                 f"a replication slot cannot be made while older transactions are open: {_find_open(control)}",
                 hint="end those transactions; whatever began before the slot must end before it can be used",
