@@ -9,9 +9,10 @@ from replicator.readers.lsn import parse_lsn
 from replicator.readers.postgres_session import Connection, fetch
 
 POLL_SECONDS: Final = 0.02
-_HEADERS: Final = (24, 40)  # bytes of a page's header, short and long
+SHORT, LONG = 24, 40  # bytes of the header of a page, and of a segment's first
 _ENDS: Final = (
     "SELECT pg_is_in_recovery() AS is_standby, current_setting('wal_block_size')::int AS page,"
+    " (SELECT setting::int FROM pg_settings WHERE name = 'wal_segment_size') AS segment,"
     " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text AS inserted,"
     " CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END::text AS flushed,"
     " (SELECT setting::int FROM pg_settings WHERE name = 'wal_writer_delay') AS delay"
@@ -32,9 +33,18 @@ class Ends(NamedTuple):
 def read_ends(connection: Connection) -> Ends:
     row = fetch(connection, _ENDS)[0]
     inserted, flushed = parse_lsn(row["inserted"]), parse_lsn(row["flushed"])
-    if inserted % row["page"] in _HEADERS:  # on a fresh page: what was written ends before it
-        inserted -= inserted % row["page"]
-    return Ends(inserted, flushed, row["delay"] / 1000, row["is_standby"])
+    return Ends(
+        leave_fresh_page(inserted, row["page"], row["segment"]),
+        flushed,
+        row["delay"] / 1000,
+        row["is_standby"],
+    )
+
+
+def leave_fresh_page(lsn: int, page: int, segment: int) -> int:
+    """The end of what is written: an insert position behind a page's header alone is ahead of it. Sizes in bytes."""
+    header = LONG if lsn % segment < page else SHORT
+    return lsn - header if lsn % page == header else lsn
 
 
 def find_committed(connection: Connection) -> int:
