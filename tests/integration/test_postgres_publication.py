@@ -10,16 +10,11 @@ import pytest
 from tests.accounts import Account
 from tests.pgaccounts import PostgresAccount
 from tests.pgcompare import assert_equal
+from tests.pgsources import run
 from tests.processes import PipelineFile, write_pipeline
 
 PUBLICATION = "SELECT pubname FROM pg_publication"
 MEMBERS = "SELECT tablename FROM pg_publication_tables ORDER BY 1"
-
-
-def run(source: PostgresAccount, *statements: str) -> None:
-    with source.connect() as connection:
-        for text in statements:
-            connection.execute(text.encode())
 
 
 def load(source: PostgresAccount, target: Account, folder: Path, *names: str) -> tuple[PipelineFile, str]:

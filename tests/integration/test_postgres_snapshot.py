@@ -7,40 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.config import Secret, Source, SourceType, Tls, TlsMode
 from replicator.errors import SnapshotLost, SourceLocked
 from replicator.model import TableName, TableSchema
 from replicator.readers import postgres_slot
 from replicator.readers.base import Snapshot
 from replicator.readers.postgres import PostgresReader
 from tests.pgaccounts import PostgresAccount
-
-
-def make_source(account: PostgresAccount) -> Source:
-    server = account.server
-    return Source(
-        host=server.host,
-        port=server.port,
-        user=account.user,
-        password=Secret(account.password),
-        database=account.database,
-        tls=Tls(TlsMode.PREFERRED),
-        type=SourceType.POSTGRES,
-    )
+from tests.pgsources import open_reader, run
 
 
 @pytest.fixture
 def reader(postgres_account: PostgresAccount) -> Iterator[PostgresReader]:
-    made = PostgresReader(make_source(postgres_account), "shop", short_id="0a1b2c3d")
+    made = open_reader(postgres_account)
     yield made
     made.forget()
     made.close()
-
-
-def run(account: PostgresAccount, *statements: str) -> None:
-    with account.connect() as connection:
-        for text in statements:
-            connection.execute(text.encode())
 
 
 def describe(reader: PostgresReader, account: PostgresAccount, *tables: str) -> list[TableSchema]:
