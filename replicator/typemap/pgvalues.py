@@ -170,7 +170,9 @@ def _build_decimal(column: Column, shape: Shape) -> Converter | None:
             raise _refuse_special(text, target, b"-" + largest, largest)
         if len(parts[0]) > whole or len(parts[1]) > scale:
             raise Unfit(f"{shorten(text)} does not fit in {target}", find_nearest(text))
-        return text
+        # Zeros at the end, with which a literal would have more digits than any DECIMAL.
+        excess = len(text) - text.find(b".") - 1 - scale
+        return text[:-excess] if excess > 0 and b"." in text else text
 
     def find_nearest(text: bytes) -> bytes:
         rounded = f"{_round(text, scale):f}".encode()
