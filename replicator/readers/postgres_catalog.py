@@ -27,9 +27,18 @@ from replicator.readers.pgoutput import explain_columns
 from replicator.readers.postgres_defaults import translate_default
 from replicator.readers.postgres_session import Connection, Record, fetch, quote_table
 from replicator.typemap.capacity import parse_shape
-from replicator.typemap.postgres import INDEX_BYTES, SourceType, Spot, find_type, map_type, override_type
+from replicator.typemap.postgres import (
+    INDEX_BYTES,
+    SourceType,
+    Spot,
+    find_type,
+    index_width,
+    map_type,
+    override_type,
+)
 
 COLLATION: Final = "utf8mb4_0900_bin"
+LEAST_SHARE: Final = 256  # bytes of an index for a column without a limit of its own
 PREFIX_CHARACTERS: Final = 191  # of a text in an index that is not unique
 ROW_BYTES: Final = 60_000  # what the varchars of a row may take; MySQL's limit is 65,535 for all
 
@@ -278,7 +287,20 @@ class _Builder:
         """The bytes that a column may take, where it is part of a unique index or of a foreign key; else 0."""
         lists = [row["columns"] for row in self.indexes if row["is_unique"] and row["is_plain"]]
         lists += [row["columns"] for row in self.keys]
-        return min((INDEX_BYTES // len(numbers) for numbers in lists if number in numbers), default=0)
+        return min((self._share_index(numbers, number) for numbers in lists if number in numbers), default=0)
+
+    def _share_index(self, numbers: Sequence[int], number: int) -> int:
+        """What an index has for one of its columns: what it takes, and of the rest as much as the others without a limit."""
+        rows = {row["number"]: row for row in self.columns}
+        widths = [
+            index_width(find_type(row["type"], row["typtype"]), find_arguments(row["type"], row["modifier"]))
+            for row in map(rows.__getitem__, numbers)
+        ]
+        own = widths[list(numbers).index(number)]
+        left = INDEX_BYTES - sum(width or 0 for width in widths)
+        if left < LEAST_SHARE * widths.count(None):
+            return INDEX_BYTES // len(widths)
+        return left // widths.count(None) if own is None else own
 
     def _fit_row(self, columns: list[Column]) -> list[Column]:
         """Where a row's varchars are too long together, those that no index needs become longtext."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from replicator.jsonnumber import MAX_DIGITS, MAX_SCALE
 from replicator.model import Kind
+from replicator.typemap.capacity import parse_shape
 from replicator.typemap.columntype import find_family
 from replicator.typemap.pgvalues import FIXED, INTEGERS
 
@@ -188,6 +189,18 @@ def map_type(registration: SourceType, spot: Spot) -> tuple[Kind, str]:
     """Kind and target type of one column."""
     kind = Kind.TEXT if registration.name == "bit" and not _is_bit(spot) else registration.kind
     return kind, registration.target(spot)
+
+
+def index_width(registration: SourceType, arguments: tuple[int, ...]) -> int | None:
+    """The bytes that a column takes in an index at most; None where its own type sets no limit."""
+    kind, target = map_type(registration, Spot(arguments))
+    shape = parse_shape(target)
+    if shape.base in ("longtext", "longblob"):
+        return None
+    return shape.arguments[0] * 4 if kind is Kind.TEXT else _LONGEST_NUMBER
+
+
+_LONGEST_NUMBER: Final = 36  # bytes of a decimal, a moment or a UUID
 
 
 def override_type(registration: SourceType, wanted: str) -> Kind:

@@ -168,3 +168,57 @@ def test_edges(postgres_account: PostgresAccount, target_account: Account, tmp_p
     )
     current(pipeline)
     assert compare(source, target) > loaded
+
+
+def test_indexes_leave_room_for_what_they_hold(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """Columns keep their own lengths in an index of many; those without one share what is left."""
+    source, target = postgres_account, target_account
+    letters = "abcdefg"
+    definitions = ", ".join(f"{letter} varchar(100)" for letter in letters)
+    run_all(
+        source,
+        [
+            f"CREATE TABLE wide (id int PRIMARY KEY, {definitions}, UNIQUE ({', '.join(letters)}, id))",
+            "CREATE TABLE shared (k text, l int, m text, n uuid, PRIMARY KEY (k, l, m, n))",
+            "CREATE TABLE crowded (k varchar(700), l varchar(700), PRIMARY KEY (k, l))",
+            f"INSERT INTO wide VALUES (1, {', '.join(['repeat(chr(252), 100)'] * 7)})",
+            "INSERT INTO shared VALUES (repeat('ü', 370), 1, repeat('x', 370), gen_random_uuid())",
+            "INSERT INTO crowded VALUES (repeat('ü', 384), repeat('x', 384))",
+        ],
+    )
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    assert compare(source, target) == 3
+    types = dict(
+        target.query(
+            "SELECT CONCAT(table_name, '.', column_name), column_type FROM information_schema.columns"
+            " WHERE table_schema = DATABASE()"
+        )
+    )
+    assert [types[f"wide.{letter}"] for letter in letters] == ["varchar(100)"] * 7
+    assert types["shared.k"] == types["shared.m"] == "varchar(375)"
+    assert types["crowded.k"] == "varchar(384)"
+
+
+def test_another_search_path_changes_nothing(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """Names of types would be spelt otherwise, and the table look altered."""
+    source, target = postgres_account, target_account
+    run_all(
+        source,
+        [
+            "CREATE TYPE mood AS ENUM ('ok', 'bad')",
+            "CREATE TABLE t (id int PRIMARY KEY, m mood, c regclass)",
+            "INSERT INTO t VALUES (1, 'ok', 't')",
+        ],
+    )
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    name = source.database
+    source.server.execute(f"ALTER ROLE {name} IN DATABASE {name} SET search_path = public", database=name)
+    run_all(source, [f"INSERT INTO {name}.t VALUES (2, 'bad', '{name}.t')"])
+    current(pipeline)
+    assert target.query("SELECT * FROM t ORDER BY id") == [(1, "ok", f"{name}.t"), (2, "bad", f"{name}.t")]

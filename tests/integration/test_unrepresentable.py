@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def write(folder: Path, source: PostgresAccount, target: Account, **rules: dict[
 
 def read_coerced(pipeline: PipelineFile) -> dict[str, dict[str, Any]]:
     (table,) = pipeline.status()["tables"]
+    return _by_column(table)
+
+
+def _by_column(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {found["column"]: found for found in table["coerced"]}
 
 
@@ -119,9 +124,15 @@ def test_clamp_and_what_a_load_counts_anew(
         "n": (2, "clamp"),
     }
     assert "coerced=d_clamp_2_times" in pipeline.must("status", "FILE")
-    pipeline.must("drop", "FILE")
-    pipeline.must("load", "FILE")
-    assert {c: i["values"] for c, i in read_coerced(pipeline).items()} == {"d": 2, "n": 2}
+    both = json.loads(pipeline.path.read_text())["tables"]
+    run_all(source, ["CREATE TABLE other (id int PRIMARY KEY)"])
+    pipeline.set_top(tables={f"{source.database}.other": {}})
+    current(pipeline)  # without its table for a while: it must be loaded anew
+    run_all(source, ["DELETE FROM odd WHERE id IN (1, 4)"])
+    pipeline.set_top(tables=both | {f"{source.database}.other": {}})
+    current(pipeline)
+    found = {c: i["values"] for t in pipeline.status()["tables"] for c, i in _by_column(t).items()}
+    assert found == {"d": 1, "n": 1}
 
 
 @pytest.mark.parametrize("way", ["load", "stream"])
