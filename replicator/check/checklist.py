@@ -233,6 +233,11 @@ _TABLES: Final = (
         "Warns: without REPLICA IDENTITY FULL updates of such a table are applied one after the other.",
     ),
     Registration(
+        "tables.deferrable",
+        "No unique key of a selected table is deferrable (PostgreSQL).",
+        "Warns: where rows exchange its values in one statement, the run stops, naming the table.",
+    ),
+    Registration(
         "tables.unlogged",
         "No selected table is unlogged (PostgreSQL).",
         "Fails, with the ALTER TABLE.",

@@ -71,6 +71,9 @@ class PostgresReader:
         self._waiting = ""
         self._link: Link | None = None
         self._last_pid = 0  # of the last session that read from the slot in this stream
+        self._acked = (
+            0  # the newest position that is stored, as far as we were told; what was read is no such thing
+        )
         self._asked = 0  # the newest position that anybody was told
         self._flushed, self._looked = 0, 0.0  # how far the source was, and when somebody looked
         self._advanced = 0.0  # when an idle position was given away last
@@ -294,7 +297,7 @@ class PostgresReader:
                     )
                 if not is_strange:
                     postgres_slot.end_reader(control, self.slot, slot.active_pid)
-        link = open_link(self._source, self.slot, position.lsn)
+        link = open_link(self._source, self.slot, position.lsn, self._acked)
         self._last_pid = link.pid
         return link
 
@@ -386,8 +389,9 @@ class PostgresReader:
     def ack(self, position: Position) -> None:
         """This is stored at the target: the source may forget what lies before it."""
         assert isinstance(position, LsnPosition)
+        self._acked = max(self._acked, position.lsn)
         if (link := self._link) is not None:
-            link.ack(position.lsn)
+            link.ack(self._acked)
 
     def is_waiting(self) -> str:
         return self._waiting

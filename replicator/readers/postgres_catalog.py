@@ -71,7 +71,8 @@ LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 ORDER BY a.attrelid, a.attnum"""
 _INDEXES: Final = """
 SELECT i.indrelid::int8 AS relation, c.relname AS name, i.indisprimary AS is_primary, i.indisunique AS is_unique,
-  i.indisreplident AS is_identity, i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AS is_plain,
+  i.indisreplident AS is_identity, i.indimmediate AS is_immediate,
+  i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AS is_plain,
   (i.indkey::int2[])[0:i.indnkeyatts - 1] AS columns, (i.indoption::int2[])[0:i.indnkeyatts - 1] AS options,
   am.amname AS method
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
@@ -354,13 +355,18 @@ class _Builder:
             return by_name.get(
                 chosen, by_name.get("PRIMARY", ()) if self._is_identity_primary(indexes) else ()
             )
-        if "PRIMARY" in by_name:
+        if "PRIMARY" in by_name and (self.table["identity"] == "f" or self._is_primary_immediate(indexes)):
             return by_name["PRIMARY"]
         if self.table["identity"] == "f":
             return next(
                 (key.ordinals for key in unique if not any(columns[at].nullable for at in key.ordinals)), ()
             )
         return ()
+
+    @staticmethod
+    def _is_primary_immediate(indexes: Sequence[Record]) -> bool:
+        """A deferrable key is no replica identity."""
+        return any(row["is_primary"] and row["is_immediate"] for row in indexes)
 
     @staticmethod
     def _is_identity_primary(indexes: Sequence[Record]) -> bool:

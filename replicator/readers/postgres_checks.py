@@ -25,6 +25,7 @@ _TABLES: Final = (
     "SELECT n.nspname AS schema, c.relname AS name, c.relpersistence AS persistence, c.relreplident AS identity,"
     " pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS is_owner,"
     " has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS may_read,"
+    " EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indimmediate) AS is_deferrable,"
     " c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) AS is_secured"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
 )
@@ -141,6 +142,14 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
             subject,
             "row-level security would hide rows from the load",
             f"ALTER ROLE {account} BYPASSRLS;",
+        )
+    if row["is_deferrable"]:
+        yield Requirement(
+            "tables.deferrable",
+            "warn",
+            subject,
+            "a unique key is DEFERRABLE: rows that exchange its values in one statement stop the run, for MySQL's are not",
+            "exchange them by way of a free value; or make the constraint NOT DEFERRABLE",
         )
     yield from _check_identity(table, row["identity"], subject, name)
 

@@ -35,12 +35,12 @@ class Link:
     ``reported`` is the newest LSN of a keepalive, 0 once it was taken; ``pid`` the server's session.
     """
 
-    def __init__(self, connection: Connection, address: str, start: int, timeout: float) -> None:
+    def __init__(self, connection: Connection, address: str, acked: int, timeout: float) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._address = address
         self._lock = threading.Lock()
-        self._acked = start
+        self._acked = acked
         self._unanswered = 0.0  # since when a question has been open; 0: none is
         self._closed = threading.Event()
         self.pid: int = connection.info.backend_pid
@@ -142,8 +142,11 @@ class Link:
             self._connection.close()
 
 
-def open_link(source: Source, slot: str, lsn: int) -> Link:
-    """Start to read from a slot. Raises SourceUnavailable, SourceError."""
+def open_link(source: Source, slot: str, lsn: int, acked: int) -> Link:
+    """Start to read from a slot behind ``lsn``; ``acked`` is what is stored, at or before it, 0 where that is not known.
+
+    Raises SourceUnavailable, SourceError.
+    """
     connection = connect(source, replication=True)
     try:
         row = fetch(
@@ -160,7 +163,7 @@ def open_link(source: Source, slot: str, lsn: int) -> Link:
         if result.status != pq.ExecStatus.COPY_BOTH:
             state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
             raise build_error(state, f"{source.address}: {result.get_error_message().strip()}")
-        return Link(connection, source.address, lsn, int(row["timeout"]) / 1000)
+        return Link(connection, source.address, acked, int(row["timeout"]) / 1000)
     except psycopg.Error as error:
         connection.close()
         raise explain(error, source.address) from error

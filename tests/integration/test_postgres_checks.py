@@ -23,6 +23,13 @@ FAULTS: dict[str, tuple[str, list[str]]] = {
     "may not read": ("source.grant.select", ["REVOKE SELECT ON {account}.t FROM {account}"]),
     "unlogged": ("tables.unlogged", ["ALTER TABLE {account}.t SET UNLOGGED"]),
     "no identity": ("tables.identity", ["ALTER TABLE {account}.t REPLICA IDENTITY NOTHING"]),
+    "deferrable key": (
+        "tables.identity",
+        [
+            "ALTER TABLE {account}.t DROP CONSTRAINT t_pkey",
+            "ALTER TABLE {account}.t ADD CONSTRAINT t_pkey PRIMARY KEY (id) DEFERRABLE",
+        ],
+    ),
     "row security": (
         "source.row_security",
         [
