@@ -151,19 +151,24 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
             "a unique key is DEFERRABLE: rows that exchange its values in one statement stop the run, for MySQL's are not",
             "exchange them by way of a free value; or make the constraint NOT DEFERRABLE",
         )
-    yield from _check_identity(table, row["identity"], subject, name)
+    yield from _check_identity(table, row, subject, name)
 
 
-def _check_identity(table: TableSchema, identity: str, subject: str, name: str) -> Iterator[Requirement]:
+def _check_identity(table: TableSchema, row: Record, subject: str, name: str) -> Iterator[Requirement]:
     """An UPDATE or DELETE at the source fails, the application's own, once a table without one is published (§3.2)."""
+    identity = row["identity"]
     if identity == "n" or not table.key:
+        default = (
+            f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT;    -- with a primary key; or USING INDEX of a unique index"
+            " of NOT NULL columns. Takes a moment's exclusive lock, by the table's owner"
+        )
+        full = f"ALTER TABLE {name} REPLICA IDENTITY FULL;    -- for a key that is DEFERRABLE is no identity"
         yield Requirement(
             "tables.identity",
             "fail",
             subject,
             "no replica identity tells its rows apart: published, it would refuse the application's own UPDATE",
-            f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT;    -- with a primary key; or USING INDEX of a unique index of"
-            " NOT NULL columns. Takes a moment's exclusive lock, by the table's owner",
+            full if row["is_deferrable"] else default,
         )
         return
     extra = [key.name for key in table.unique_keys if key.ordinals != table.key]
