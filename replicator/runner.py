@@ -36,7 +36,7 @@ def run_pipeline(path: Path, *, until: Until) -> int:
     stop = threading.Event()
     display = open_display()
     with _stopping(stop), contextlib.closing(display):
-        opened = None
+        opened = pipeline = None
         try:
             opened = open_pipeline(
                 config,
@@ -52,7 +52,8 @@ def run_pipeline(path: Path, *, until: Until) -> int:
             finally:
                 display.show(pipeline.view())
         except ReplicatorError as error:
-            if not (error.retryable and stop.is_set()):
+            was_told = stop.is_set() and not (pipeline is not None and pipeline.has_failed)
+            if not (error.retryable and was_told):
                 raise
             return 0
         finally:
