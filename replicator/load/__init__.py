@@ -493,6 +493,7 @@ class _Worker:
             _format_chunk(table, job),
             lambda: self._source.read(table, span),
             job.copy.merge,
+            lambda: self._source.read_text(table, span),
         )
         self._progress.finish_chunk(table.source, written.rows, written.size, time.monotonic())
 

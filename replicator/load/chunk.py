@@ -1,17 +1,19 @@
 """One chunk of an initial load becomes one target transaction, under the compare-and-swap of the worker's own row.
 
 Between ``load`` and ``apply``. Rows of a table that only the program fills go through LOAD DATA LOCAL, streamed from the
-source as they come, or through multi-row INSERTs where the target does not take files, or would warn of each; rows for a
-table that holds rows of others go through a careful plan (I6). No row set is ever whole in memory (I9).
+source as they come, as the source itself writes them where it can; or through multi-row INSERTs where the target does not
+take files, or would warn of each. Rows for a table that holds rows of others go through a careful plan (I6). No row set is
+ever whole in memory (I9).
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import NamedTuple, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from replicator.apply import Committer
 from replicator.checkpoint import CHECK_ONE, Lease, acquire_worker, build_chunk_head
@@ -21,6 +23,7 @@ from replicator.errors import CheckRefused, DataError, DuplicateKey
 from replicator.load.existing import Merge
 from replicator.model import Changes, Op, Row, TableSchema
 from replicator.plan import PlanSettings, build_plan
+from replicator.readers.base import TextBlock
 from replicator.session import Session, connect_patiently
 from replicator.sql import (
     CHECK_COUNT,
@@ -31,11 +34,14 @@ from replicator.sql import (
     build_insert,
     build_load,
     build_packets,
+    build_text_load,
 )
 from replicator.sql.literal import build_rows, warns_as_field, warns_as_literal
 from replicator.tablestate import build_coerced, build_table_update
 
 T = TypeVar("T")
+
+log = logging.getLogger("replicator")
 
 MERGE_ROWS = 5_000  # rows planned together where the target table has rows of others
 INSERT_ROWS = 2_000
@@ -43,6 +49,8 @@ GROUP_BYTES = 8 << 20  # rows rendered together, where they are wide
 
 Read = Callable[[], Iterator[list[Row]]]
 """Starts reading a chunk's rows from the snapshot, again for every attempt."""
+ReadText = Callable[[], Iterator[TextBlock] | None]
+"""The same, as the source's own text, which goes into LOAD DATA as it is; None where it has none that would do."""
 
 
 class Stopped(Exception):
@@ -118,13 +126,51 @@ class ChunkWriter:
         """Run a fenced action that may be repeated, through deadlocks and outages."""
         return self._committer.call(action)
 
-    def write(self, table: TableSchema, chunk: str, read: Read, merge: Merge | None) -> Written:
+    def write(
+        self, table: TableSchema, chunk: str, read: Read, merge: Merge | None, read_text: ReadText
+    ) -> Written:
         """Commit one chunk: all rows that ``read`` gives. ``chunk`` names it in messages and in the worker's row.
 
-        Raises Stopped, SnapshotLost and DataError (naming table and chunk); nothing of the chunk is then committed.
+        ``read_text`` gives the same rows, where only we fill the table and the target takes files. Raises Stopped,
+        SnapshotLost and DataError (naming table and chunk); nothing of the chunk is then committed.
         """
+        if merge is None and self._takes_files(table):
+            written = self._write_text(table, chunk, read_text)
+            if written is not None:
+                return written
+        return self._write_rows(table, chunk, read, merge)
+
+    def _write_text(self, table: TableSchema, chunk: str, read_text: ReadText) -> Written | None:
+        """Commit one chunk as the source writes it; None where that cannot be done, and rows one by one may tell why."""
+        if read_text() is None:
+            return None
         count = _Count()
-        source = _Source(table, read, self._stop)
+        source = _Source(cast("Callable[[], Iterator[TextBlock]]", read_text), self._stop)
+
+        def build(lease: Lease) -> Iterator[Packet]:
+            head = build_chunk_head(lease, table.source, chunk)
+            count.start()
+            sql = build_text_load(table)
+            body = cast("list[bytes]", _count_text(source.open(), count))
+            load = Statement(sql, table, Op.READ, 0)
+            yield Packet(head.sql + b";" + sql, (*(None,) * head.results, load), body)
+            yield self._build_tail(table, count, Tally(), CHECK_LOAD % count.rows)
+
+        try:
+            with contextlib.closing(source):
+                self._committer.commit(build)
+        except _Nothing:
+            return Written(0, 0)
+        except (CheckRefused, DataError) as error:
+            log.info("%s, rows %s: read again, row by row: %s", table.source, chunk, error.message)
+            return None
+        except DuplicateKey as error:
+            raise _name_chunk(table, chunk, error) from None
+        return count.done
+
+    def _write_rows(self, table: TableSchema, chunk: str, read: Read, merge: Merge | None) -> Written:
+        count = _Count()
+        source = _Rows(table, read, self._stop)
 
         def build(lease: Lease) -> Iterator[Packet]:
             head = build_chunk_head(lease, table.source, chunk)
@@ -151,7 +197,7 @@ class ChunkWriter:
         self,
         head: Packet,
         table: TableSchema,
-        source: _Source,
+        source: _Rows,
         merge: Merge | None,
         count: _Count,
     ) -> Iterator[Packet]:
@@ -259,7 +305,7 @@ class ChunkWriter:
                 found.extend(self._read_warnings())
             raise _Nothing
 
-        source = _Source(table, read, self._stop)
+        source = _Rows(table, read, self._stop)
         with contextlib.closing(source), contextlib.suppress(_Nothing):
             self._committer.commit(build)
         reason = "; ".join(found[:3]) or f"the target did not take every row ({refused.message})"
@@ -270,35 +316,45 @@ class ChunkWriter:
         return [f"{text} ({level.lower()} {code})" for level, code, text in rows]
 
 
-class _Source:
-    """The rows of one chunk; at most one reading of them is open. ``tally``: what was coerced in that one, so far."""
+class _Source(Generic[T]):
+    """The rows of one chunk, in blocks; at most one reading of them is open."""
 
-    def __init__(self, table: TableSchema, read: Read, stop: threading.Event) -> None:
-        self.tally = Tally()
-        self._table = table
+    def __init__(self, read: Callable[[], Iterator[T]], stop: threading.Event) -> None:
         self._read = read
         self._stop = stop
-        self._open: Generator[list[Row], None, None] | None = None
+        self._open: Generator[T, None, None] | None = None
 
-    def open(self) -> Iterator[list[Row]]:
+    def open(self) -> Iterator[T]:
         """Start reading, again if need be. Raises _Nothing where there is no row."""
         self.close()
-        self.tally = Tally()
-        blocks = self._open = cast("Generator[list[Row], None, None]", self._read())
+        blocks = self._open = cast("Generator[T, None, None]", self._read())
         first = next(blocks, None)
         if first is None:
             raise _Nothing
         return self._watch(itertools.chain([first], blocks))
 
-    def _watch(self, blocks: Iterable[list[Row]]) -> Iterator[list[Row]]:
+    def _watch(self, blocks: Iterable[T]) -> Iterator[T]:
         for block in blocks:
             if self._stop.is_set():
                 raise Stopped
-            yield settle_rows(self._table, block, self.tally)
+            yield block
 
     def close(self) -> None:
         if self._open is not None:
             self._open.close()
+
+
+class _Rows(_Source[list[Row]]):
+    """Canonical rows. ``tally``: what was coerced in the reading that is open, so far."""
+
+    def __init__(self, table: TableSchema, read: Read, stop: threading.Event) -> None:
+        super().__init__(read, stop)
+        self.tally = Tally()
+        self._table = table
+
+    def open(self) -> Iterator[list[Row]]:
+        tally = self.tally = Tally()
+        return (settle_rows(self._table, block, tally) for block in super().open())
 
 
 class _LoadFile:
@@ -332,6 +388,12 @@ class _LoadFile:
                 if size >= GROUP_BYTES:
                     return
         self.is_ended = True
+
+
+def _count_text(blocks: Iterable[TextBlock], count: _Count) -> Iterator[bytes]:
+    for block in blocks:
+        count.add(block.rows, len(block.data))
+        yield block.data
 
 
 def _build_load_packet(head: Packet, table: TableSchema, file: _LoadFile) -> Packet:

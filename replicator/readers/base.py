@@ -19,6 +19,15 @@ class KeyRange(NamedTuple):
     high: tuple[Value, ...] | None
 
 
+class TextBlock(NamedTuple):
+    """``rows`` rows as lines of a file: fields end with a tab, lines with a line feed, a backslash escapes what LOAD DATA
+    knows an escape for, ``\\N`` is NULL. BINARY values are hexadecimal digits, others what a column takes.
+    """
+
+    data: bytes
+    rows: int
+
+
 class SnapshotSession(Protocol):
     """One session inside a snapshot; used by one load worker at a time."""
 
@@ -28,6 +37,13 @@ class SnapshotSession(Protocol):
 
     def read(self, table: TableSchema, span: KeyRange) -> Iterator[list[Row]]:
         """The rows of one range in blocks of canonical rows, memory bounded. Raises SnapshotLost (1412, lost link)."""
+        ...
+
+    def read_text(self, table: TableSchema, span: KeyRange) -> Iterator[TextBlock] | None:
+        """The same rows as the source itself writes them, None where some column needs our conversion.
+
+        The target stores of it what it would of ``read``'s rows, or gives a warning.
+        """
         ...
 
 
@@ -167,4 +183,5 @@ __all__ = [
     "Requirement",
     "Snapshot",
     "SnapshotSession",
+    "TextBlock",
 ]

@@ -90,6 +90,9 @@ class MysqlSession:
         with self._holding(table):
             yield from read_rows(self._connection, select + _where(build_condition(table, span)), parse)
 
+    def read_text(self, table: TableSchema, span: KeyRange) -> None:
+        """No SELECT writes lines."""
+
     @contextlib.contextmanager
     def _holding(self, table: TableSchema) -> Iterator[None]:
         """Give the table's metadata lock back when done, so that an ALTER never waits long (SEMANTICS §2.6).

@@ -231,7 +231,7 @@ class PostgresReader:
         finally:
             replication.close()
         position = LsnPosition(self.identity, self._timeline, exported.lsn)
-        return PostgresSnapshot(position, tables, sessions)
+        return PostgresSnapshot(position, tables, sessions, lambda: connect(self._source))
 
     # --- the stream ---------------------------------------------------------------------------------------------------
 

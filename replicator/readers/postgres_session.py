@@ -138,7 +138,7 @@ def quote_table(name: TableName) -> str:
 def copy_lines(connection: Connection, sql: str, batch: int) -> Iterator[list[bytes]]:
     """The lines of a COPY … TO STDOUT in text form, ``batch`` or fewer at a time. Raises SnapshotLost, SourceError.
 
-    A caller that stops early leaves the session of no use: it is closed.
+    A caller that stops early leaves a transaction that must be rolled back, at least to a savepoint.
     """
     pgconn = connection.pgconn
     pgconn.send_query(sql.encode())
@@ -168,8 +168,23 @@ def copy_lines(connection: Connection, sql: str, batch: int) -> Iterator[list[by
     except psycopg.Error as error:
         raise SnapshotLost(f"the connection to the source was lost during a snapshot: {error}") from error
     except GeneratorExit:
-        connection.close()
+        _abort_copy(connection)
         raise
+
+
+def _abort_copy(connection: Connection) -> None:
+    """Have the server end a COPY, and read what is still on its way; a session that does not manage is closed."""
+    pgconn = connection.pgconn
+    try:
+        connection.cancel_safe(timeout=CONNECT_SECONDS)
+        while (size := pgconn.get_copy_data(1)[0]) >= 0:
+            if size == 0:
+                _wait_readable(pgconn)
+                pgconn.consume_input()
+        while pgconn.get_result() is not None:
+            pass
+    except psycopg.Error:
+        connection.close()
 
 
 def _await(pgconn: pq.abc.PGconn) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import psycopg
 
 from replicator.errors import SnapshotLost
 from replicator.model import Position, Row, TableName, TableSchema
-from replicator.readers.base import KeyRange, SnapshotSession
+from replicator.readers.base import KeyRange, SnapshotSession, TextBlock
+from replicator.readers.postgres_giveway import GiveWay
 from replicator.readers.postgres_rows import RowParser, build_parser
 from replicator.readers.postgres_session import (
     Connection,
@@ -25,6 +27,7 @@ from replicator.readers.postgres_session import (
     quote_name,
     quote_table,
 )
+from replicator.typemap.pgfields import find_fields
 
 BLOCK_LINES: Final = 2_000
 RANGE_SCANS: Final = 140_000  # from this version on a range of ctid reads its pages only
@@ -38,10 +41,14 @@ _PAGES: Final = (
     "SELECT coalesce(max(pg_relation_size(c.oid) / current_setting('block_size')::int8), 0) AS pages FROM pg_class c"
     f" WHERE c.oid IN ({_FILES})"
 )
+# A table that was dropped and made again is not in the snapshot's catalog at all.
 _REWRITTEN: Final = (
-    f"SELECT c.oid::regclass::text AS name FROM pg_class c WHERE c.oid IN ({_FILES})"
-    " AND c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid)"
+    f"SELECT f.relid::regclass::text AS name FROM ({_FILES}) f LEFT JOIN pg_class c ON c.oid = f.relid"
+    " WHERE c.oid IS NULL OR (c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_relation_filenode(c.oid))"
 )
+# What LOAD DATA would read as a letter.
+_UNKNOWN_ESCAPE: Final = re.compile(rb"\\(.)", re.DOTALL)
+_MEANING: Final = {b"f": b"\f", b"v": b"\v"}
 
 
 class PostgresSession:
@@ -50,16 +57,17 @@ class PostgresSession:
     def __init__(self, connection: Connection, snapshot: str) -> None:
         self._connection = connection
         self._parsers: dict[TableName, RowParser] = {}
+        self._held: TableName | None = None
+        self._is_wanted = False  # it was ended, for somebody waited for what it held
+        self.number: int = connection.info.backend_pid
         with self._errors():
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             connection.execute(f"SET TRANSACTION SNAPSHOT {quote_literal(snapshot)}".encode())
 
     def split(self, table: TableSchema, rows: int) -> Sequence[KeyRange]:
         """Ranges of pages; one range in which all is read where the source cannot read a range by itself."""
-        with self._errors():
-            self._hold(table)
+        with self._holding(table), self._errors():
             pages = int(fetch(self._connection, _PAGES, {"table": quote_table(table.source)})[0]["pages"])
-            self._verify(table)
         if self._connection.info.server_version < RANGE_SCANS or pages == 0:
             return [KeyRange(None, None)]
         per_page = max(1, table.rows_estimate) / pages if table.rows_estimate else 50.0
@@ -71,15 +79,60 @@ class PostgresSession:
         parse = self._parsers.get(table.source)
         if parse is None:
             parse = self._parsers[table.source] = build_parser(str(table.source), table.columns)
-        columns = ", ".join(quote_name(column.name) for column in table.columns)
-        with self._errors():
-            self._hold(table)
-            only = "" if self._is_partitioned(table) else "ONLY "
-        sql = f"COPY (SELECT {columns} FROM {only}{quote_table(table.source)}{_where(span)}) TO STDOUT"
-        for lines in copy_lines(self._connection, sql, BLOCK_LINES):
+        for lines in self._copy(table, ["{}"] * len(table.columns), span):
             yield parse(lines)
-        with self._errors():
+
+    def read_text(self, table: TableSchema, span: KeyRange) -> Iterator[TextBlock] | None:
+        fields = find_fields(table)
+        if fields is None:
+            return None
+        return (join_lines(lines) for lines in self._copy(table, fields, span))
+
+    def _copy(self, table: TableSchema, fields: Sequence[str], span: KeyRange) -> Iterator[list[bytes]]:
+        """The lines of a range: of each column what its field says, ``{}`` being its name."""
+        values = ", ".join(
+            field.replace("{}", quote_name(column.name))
+            for field, column in zip(fields, table.columns, strict=True)
+        )
+        with self._holding(table):
+            with self._errors():
+                only = "" if self._is_partitioned(table) else "ONLY "
+            sql = f"COPY (SELECT {values} FROM {only}{quote_table(table.source)}{_where(span)}) TO STDOUT"
+            yield from copy_lines(self._connection, sql, BLOCK_LINES)
+
+    @contextlib.contextmanager
+    def _holding(self, table: TableSchema) -> Iterator[None]:
+        """Keep the table's file from being exchanged while it is read, and look at last whether it was before.
+
+        The lock is given back, so that an ALTER never waits long (SEMANTICS §2.6); the snapshot stays.
+        """
+        self._held = table.source
+        try:
+            with self._errors():
+                self._connection.execute("SAVEPOINT chunk")
+                self._connection.execute(
+                    f"LOCK TABLE {quote_table(table.source)} IN ACCESS SHARE MODE".encode()
+                )
+            yield
             self._verify(table)
+        except SnapshotLost:
+            if self._is_wanted:
+                raise SnapshotLost(
+                    f"the snapshot was given up: a statement at the source waited for our reading of {table.source}"
+                ) from None
+            raise
+        finally:
+            with contextlib.suppress(psycopg.Error):  # what was read is whole; the next use will say it
+                self._connection.execute("ROLLBACK TO SAVEPOINT chunk; RELEASE SAVEPOINT chunk")
+            self._held = None
+
+    def held(self) -> TableName | None:
+        """The table that it may have locked."""
+        return self._held
+
+    def give_way(self) -> None:
+        """It is about to be ended, for somebody waits for what it holds."""
+        self._is_wanted = True
 
     def _is_partitioned(self, table: TableSchema) -> bool:
         rows = fetch(
@@ -87,14 +140,11 @@ class PostgresSession:
             "SELECT relkind = 'p' AS found FROM pg_class WHERE oid = %s::regclass",
             (quote_table(table.source),),
         )
-        return bool(rows[0]["found"])
-
-    def _hold(self, table: TableSchema) -> None:
-        """Keep the table's file from being exchanged while it is read; the transaction's end lets go."""
-        self._connection.execute(f"LOCK TABLE {quote_table(table.source)} IN ACCESS SHARE MODE".encode())
+        return any(row["found"] for row in rows)
 
     def _verify(self, table: TableSchema) -> None:
-        rows = fetch(self._connection, _REWRITTEN, {"table": quote_table(table.source)})
+        with self._errors():
+            rows = fetch(self._connection, _REWRITTEN, {"table": quote_table(table.source)})
         if rows:
             raise SnapshotLost(f"{rows[0]['name']} was rewritten or emptied behind the snapshot")
 
@@ -112,19 +162,36 @@ class PostgresSession:
 
 
 class PostgresSnapshot:
-    """Sessions that all see ``tables`` exactly as of ``position``."""
+    """Sessions that all see ``tables`` exactly as of ``position``, and give way to the source's own work.
+
+    ``connect`` opens a session with autocommit on.
+    """
 
     def __init__(
-        self, position: Position, tables: Sequence[TableSchema], sessions: Sequence[PostgresSession]
+        self,
+        position: Position,
+        tables: Sequence[TableSchema],
+        sessions: Sequence[PostgresSession],
+        connect: Callable[[], Connection],
     ) -> None:
         self.position = position
         self.tables = tuple(tables)
         self.sessions: tuple[SnapshotSession, ...] = tuple(sessions)
         self._sessions = tuple(sessions)
+        self._give_way = GiveWay(connect, sessions)
 
     def close(self) -> None:
+        self._give_way.close()
         for session in self._sessions:
             session.close()
+
+
+def join_lines(lines: Sequence[bytes]) -> TextBlock:
+    """Lines of COPY as LOAD DATA reads them: it knows no ``\\f`` and no ``\\v``, and takes both for letters."""
+    data = b"".join(lines)
+    if b"\\f" in data or b"\\v" in data:
+        data = _UNKNOWN_ESCAPE.sub(lambda match: _MEANING.get(match[1], match[0]), data)
+    return TextBlock(data, len(lines))
 
 
 def _where(span: KeyRange) -> str:

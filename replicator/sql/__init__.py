@@ -23,11 +23,13 @@ from replicator.sql.literal import (
     FIELD_END,
     LINE_END,
     LineRenderer,
+    LoadColumn,
     Renderer,
     build_lines,
     build_literals,
     build_load_column,
     build_rows,
+    build_text_column,
     charset_name,
     collation_charset,
     escape_text,
@@ -201,20 +203,34 @@ def build_load(table: TableSchema) -> LoadFormat:
     columns = [
         build_load_column(column, quote_name(column.name), at) for at, column in enumerate(table.columns)
     ]
-    assignments = [column.assignment for column in columns if column.assignment is not None]
+    sql = _build_load_sql(table, columns, FIELD_END, ESCAPE, LINE_END)
+    return LoadFormat(sql, LOAD_TOKEN, build_lines(table.columns))
+
+
+@lru_cache(maxsize=4096)
+def build_text_load(table: TableSchema) -> bytes:
+    """The LOAD DATA LOCAL of a file in the form of ``readers.base.TextBlock``."""
+    columns = [
+        build_text_column(column, quote_name(column.name), at) for at, column in enumerate(table.columns)
+    ]
+    return _build_load_sql(table, columns, b"\t", b"\\", b"\n")
+
+
+def _build_load_sql(
+    table: TableSchema, columns: Sequence[LoadColumn], field_end: bytes, escape: bytes, line_end: bytes
+) -> bytes:
     sql = b"LOAD DATA LOCAL INFILE '%b' INTO TABLE %b CHARACTER SET binary" % (
         LOAD_TOKEN,
         quote_name(table.target),
     )
     sql += b" FIELDS TERMINATED BY 0x%b ESCAPED BY 0x%b LINES TERMINATED BY 0x%b (%b)" % (
-        FIELD_END.hex().encode(),
-        ESCAPE.hex().encode(),
-        LINE_END.hex().encode(),
+        field_end.hex().encode(),
+        escape.hex().encode(),
+        line_end.hex().encode(),
         b",".join(column.target for column in columns),
     )
-    if assignments:
-        sql += b" SET " + b",".join(assignments)
-    return LoadFormat(sql, LOAD_TOKEN, build_lines(table.columns))
+    assignments = [column.assignment for column in columns if column.assignment is not None]
+    return sql + b" SET " + b",".join(assignments) if assignments else sql
 
 
 @lru_cache(maxsize=4096)

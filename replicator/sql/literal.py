@@ -330,6 +330,14 @@ def build_load_column(column: Column, name: bytes, at: int) -> LoadColumn:
     return LoadColumn(name, None)
 
 
+def build_text_column(column: Column, name: bytes, at: int) -> LoadColumn:
+    """The same for a field of a ``readers.base.TextBlock``."""
+    if column.kind is Kind.BINARY:
+        variable = b"@v%d" % at
+        return LoadColumn(variable, name + b"=UNHEX(" + variable + b")")
+    return build_load_column(column, name, at)
+
+
 def _is_stored_alike(column: Column) -> bool:
     """Whether the values' bytes are the very bytes that the target column stores."""
     ours, stored = column.charset or "utf8mb4", collation_charset(column)

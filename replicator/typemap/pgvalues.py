@@ -225,8 +225,7 @@ def _build_bits(base: str, shape: Shape) -> Converter:
 
 def _build_moment(column: Column, shape: Shape) -> Converter | None:
     digits = shape.arguments[0] if shape.arguments else 0
-    given = _declared_length(column)
-    is_cut = shape.base != "date" and digits < (6 if given is None else given)
+    is_cut = loses_digits(column, shape)
     if shape.base == "time":
         return _build_cut(column.type, digits) if is_cut else None
     if shape.base == "date":
@@ -250,6 +249,13 @@ def _build_moment(column: Column, shape: Shape) -> Converter | None:
         return text if cut is None else cut(text)  # type: ignore[return-value]
 
     return convert
+
+
+def loses_digits(column: Column, shape: Shape) -> bool:
+    """Whether the target's type has fewer digits of a second than the source's."""
+    digits = shape.arguments[0] if shape.arguments else 0
+    given = _declared_length(column)
+    return shape.base != "date" and digits < (6 if given is None else given)
 
 
 _YEARS: Final = "it has the years 0 to 9999"
