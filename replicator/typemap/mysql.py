@@ -242,6 +242,9 @@ def render_reference() -> str:
         "comments, invisible columns, AUTO_INCREMENT, generated columns, indexes and foreign keys between mirrored tables\n"
         "are created too; CHECK constraints and partitions are not. `plan` prints each collation, default and index that\n"
         "will differ at the target.\n\n"
+        "MySQL holds nearly all that these servers hold: zero dates, invalid ones, the year 0, an ENUM's index 0, times to\n"
+        "838 hours. What it does not hold stops the run, naming the column, or follows `unrepresentable` under `columns`:\n"
+        "more than 30 digits behind the point and timestamps after 2038, both of MariaDB.\n\n"
         "| source type | target type | canonical value | read by the snapshot as | note |\n|---|---|---|---|---|\n"
     )
     return head + "".join(_render_line(registration) for registration in _REGISTRATIONS)

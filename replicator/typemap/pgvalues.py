@@ -329,7 +329,7 @@ def _strip_blanks(text: bytes) -> bytes:
 
 
 def _escape_byte(text: bytes) -> bytes:
-    """As PostgreSQL 16 shows a byte beyond ASCII; older ones send it bare, and it is no UTF-8."""
+    """As PostgreSQL 15 shows a byte beyond ASCII; older ones send it bare, and it is no UTF-8."""
     return b"\\%03o" % text[0] if len(text) == 1 and text[0] > 127 else text
 
 

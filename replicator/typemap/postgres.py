@@ -253,9 +253,15 @@ def render_reference() -> str:
         "Made from `replicator/typemap/postgres.py`:"
         " `python -m replicator.typemap.postgres > docs/reference/types-postgres.md`.\n\n"
         "Load and stream bring the same values. A domain is what its base type is. Text is compared by\n"
-        "`utf8mb4_0900_bin`: case, accents and blanks at the end count, as at the source. A value that the target's type\n"
-        "cannot hold exactly stops the run, naming table and column. Generated columns are left out.\n\n"
-        "| source type | target type | canonical value | note |\n|---|---|---|---|\n"
+        "`utf8mb4_0900_bin`: case, accents and blanks at the end count, as at the source. A column with a key gets the\n"
+        "length that MySQL can index. Generated columns are left out.\n\n"
+        "`type` under `columns` of a table gives a column another type at the target: any text (`varchar(30)` holds `NaN`\n"
+        "and `infinity` too), or what the fourth column says.\n\n"
+        "A value that the type cannot hold exactly stops the run, naming table, column and value. Under `columns`,\n"
+        "`unrepresentable: clamp` stores the nearest value instead, `null` stores NULL; each is counted, and `status`\n"
+        "shows how many and the last one with its row's key. NaN is near to nothing: `clamp` refuses it. The earliest\n"
+        "date is 0000-01-01. Neither word is possible for a column of a primary or unique key.\n\n"
+        "| source type | target type | canonical value | can also be | note |\n|---|---|---|---|---|\n"
     )
     return head + "".join(_render_line(registration) for registration in (*_REGISTRATIONS, ENUM, OTHER))
 
@@ -267,7 +273,8 @@ def _render_line(registration: SourceType) -> str:
     arguments = _EXAMPLES.get(registration.name, ())
     source = registration.name + (f"({','.join(map(str, arguments))})" if arguments else "")
     target = registration.target(Spot(arguments))
-    return f"| `{source}` | `{target}` | {registration.kind.value} | {registration.note} |\n"
+    others = "binary(16)" if registration.name == "uuid" else ", ".join(_KINDS.get(registration.name, ()))
+    return f"| `{source}` | `{target}` | {registration.kind.value} | {others} | {registration.note} |\n"
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_the_ten_minutes_lead_to_mirrored_tables(pipeline: PipelineFile, target:
 def check_selects(target: Server) -> None:
     """Every SELECT of the page for app developers, with nothing but SELECT."""
     blocks = find_blocks("status-for-app-developers.md", "app")
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     answers = []
     with target.connect("reader", "x", database="app", client_flag=CLIENT.MULTI_STATEMENTS) as connection:
         cursor = connection.cursor()
@@ -94,12 +94,13 @@ def check_selects(target: Server) -> None:
             while cursor.nextset():
                 rows = list(cursor.fetchall()) or rows
             answers.append(rows)
-    overview, fresh, moment, tables = answers
+    overview, fresh, moment, tables, coerced = answers
     assert overview[0][:3] == ("shop", "streaming", 1)
     assert abs(overview[0][-1]) < 30
     assert fresh == [(1,)]
     assert moment[0][0] == 1
     assert [row[:3] for row in tables] == [("customers", "streaming", 1), ("orders", "streaming", 2)]
+    assert coerced == []
 
 
 @pytest.mark.parametrize("source_server", ["mariadb"], indirect=True)

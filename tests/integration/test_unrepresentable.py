@@ -11,6 +11,7 @@ import pytest
 
 from replicator.servers import Server
 from tests.accounts import Account, make_source_account
+from tests.compare import assert_equal
 from tests.integration.test_postgres_mirror import current, run_all
 from tests.pgaccounts import PostgresAccount
 from tests.processes import PipelineFile, end, follow, write_pipeline
@@ -287,3 +288,50 @@ def test_decimals_of_mariadb(mariadb_source: Server, target_account: Account, tm
         (found,) = read_coerced(pipeline).values()
         assert (found["column"], found["values"]) == ("n", 3)
         assert found["sample_value"].startswith(beyond)
+
+
+@pytest.mark.parametrize("product", ["mysql_source", "mariadb_source"])
+def test_what_mysql_holds_no_rule_touches(
+    request: pytest.FixtureRequest, target_account: Account, tmp_path: Path, product: str
+) -> None:
+    """Zero and invalid dates, the year 0, an ENUM's index 0, the longest times: all of it arrives as it is."""
+    with make_source_account(request.getfixturevalue(product)) as source:
+        values = {
+            "d": ("date", ["'0000-00-00'", "'2024-02-31'", "'0000-05-00'", "'9999-12-31'"]),
+            "t": (
+                "datetime(6)",
+                ["'0000-00-00 00:00:00'", "'2024-00-00 01:02:03'", "'9999-12-31 23:59:59.999999'"],
+            ),
+            "s": (
+                "timestamp NULL",
+                ["'0000-00-00 00:00:00'", "'1970-01-01 00:00:01'", "'2038-01-19 03:14:07'"],
+            ),
+            "y": ("year", ["0", "1901", "2155"]),
+            "e": ("enum('a','b')", ["'no label'", "'a'"]),
+            "l": ("time(6)", ["'-838:59:59'", "'838:59:59'", "'00:00:00.000001'"]),
+            "f": ("double", ["1.7976931348623157e308", "-0e0"]),
+            "n": ("decimal(65,30)", ["-" + "9" * 35 + "." + "9" * 30]),
+            "b": ("bit(64)", ["18446744073709551615"]),
+        }
+        definitions = ", ".join(f"{name} {kind}" for name, (kind, _) in values.items())
+        name = f"{source.database}.odd"
+        literals = list(enumerate([", ".join(v[k % len(v)] for _, v in values.values()) for k in range(4)]))
+
+        def insert(first: int) -> str:
+            return f"INSERT IGNORE INTO {name} VALUES " + ", ".join(
+                f"({first + k}, {row})" for k, row in literals
+            )
+
+        settings = "SET sql_mode = 'ALLOW_INVALID_DATES', time_zone = '+00:00'"
+        create = f"CREATE TABLE {name} (id int PRIMARY KEY, {definitions})"
+        source.server.execute([settings, create, insert(0)])
+        for word in ("null", "clamp"):
+            rules = {column: {"unrepresentable": word} for column in values}
+            pipeline = write_pipeline(tmp_path, source, target_account, tables={name: {"columns": rules}})
+            current(pipeline)
+            source.server.execute([settings, insert(100 if word == "null" else 200)])
+            current(pipeline)
+        assert (
+            assert_equal(source.server, source.database, target_account.server, target_account.database) == 12
+        )
+        assert read_coerced(pipeline) == {}
