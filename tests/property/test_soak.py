@@ -184,7 +184,9 @@ class Program(RuleBasedStateMachine):
     def write_many_types(self, pick: int, number: int, at: int, rows: int) -> None:
         name = self._pick(pick)
         self.on.say(f"rows of {name} {number} {at} {rows}")
-        self.on.run(LATE_ROWS.format(name=name, id=at, seed=3 + number, rows=rows))  # so that no sum is negative
+        self.on.run(
+            LATE_ROWS.format(name=name, id=at, seed=3 + number, rows=rows)
+        )  # so that no sum is negative
 
     @rule(pick=PICKS, rest=st.integers(0, 4), shift=st.sampled_from([0, 0, 100_000]))
     @precondition(lambda self: self.on.late)
