@@ -198,3 +198,55 @@ def test_our_own_full_disk_ends_the_run_by_name_and_the_next_one_goes_on(
     assert target.query("SELECT COUNT(*) FROM t") == [(0,)]
     pipeline.must("run", "FILE", "--until-current")
     assert not differs(source, target)
+
+
+_GIVES_UP = """
+import sys
+from replicator import cli
+from replicator.errors import SourceUnavailable
+from replicator.load import Loader
+def give_up(loader):
+    raise SourceUnavailable("given up")
+Loader.run = give_up
+cli.main()
+"""
+
+
+def test_an_outage_that_is_given_up_is_no_order_to_end(
+    source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    """The run stops its own stages then; that is not somebody's SIGTERM, after which an outage is no error."""
+    source_account.server.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=source_account.database)
+    pipeline = write_pipeline(tmp_path, source_account, target_account)
+    process = pipeline.start("run", "FILE", program=("-c", _GIVES_UP))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, output
+    assert "error: given up" in output
+
+
+_LOSES_A_SESSION = """
+from replicator import cli, target
+count = target.count_orphans
+def lose(session, *arguments):
+    target.count_orphans = count
+    session.abort()
+    return count(session, *arguments)
+target.count_orphans = lose
+cli.main()
+"""
+
+
+def test_a_link_lost_while_foreign_keys_are_made_is_waited_for(
+    source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    write(source_account, "CREATE TABLE p (id INT PRIMARY KEY); INSERT INTO p VALUES (1)")
+    write(source_account, "CREATE TABLE c (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id))")
+    write(source_account, "INSERT INTO c VALUES (1, 1)")
+    pipeline = write_pipeline(tmp_path, source_account, target_account)
+    process = pipeline.start("run", "FILE", "--until-current", program=("-c", _LOSES_A_SESSION))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "waiting: target" in output
+    assert target_account.query(
+        "SELECT COUNT(*) FROM information_schema.referential_constraints WHERE constraint_schema = DATABASE()"
+    ) == [(1,)]
