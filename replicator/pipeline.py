@@ -114,11 +114,6 @@ class Pipeline:
             stop=stop,
         )
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether the run ends because of an error, and not because it was told to."""
-        return bool(self._errors)
-
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _is_settled(self, name: TableName) -> bool:

@@ -35,8 +35,8 @@ def run_pipeline(path: Path, *, until: Until) -> int:
         sys.stderr.write(f"warning: {warning}\n")
     stop = threading.Event()
     display = open_display()
-    with _stopping(stop), contextlib.closing(display):
-        opened = pipeline = None
+    with _stopping(stop) as told, contextlib.closing(display):
+        opened = None
         try:
             opened = open_pipeline(
                 config,
@@ -52,8 +52,7 @@ def run_pipeline(path: Path, *, until: Until) -> int:
             finally:
                 display.show(pipeline.view())
         except ReplicatorError as error:
-            was_told = stop.is_set() and not (pipeline is not None and pipeline.has_failed)
-            if not (error.retryable and was_told):
+            if not (error.retryable and told.is_set()):  # `stop` is set by an error, too
                 raise
             return 0
         finally:
@@ -81,17 +80,19 @@ def _waiting_view(config: PipelineConfig, text: str) -> View:
 
 
 @contextlib.contextmanager
-def _stopping(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and Ctrl-C finish the batch in flight; a second Ctrl-C ends at once."""
+def _stopping(stop: threading.Event) -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C finish the batch in flight; a second Ctrl-C ends at once. Yields what only they set."""
+    told = threading.Event()
 
     def end(number: int, _: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
+        if told.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        told.set()
         stop.set()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

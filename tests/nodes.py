@@ -18,7 +18,7 @@ CREATE TABLE nodes (
 """
 
 MOST_NODES = 60
-MOST_CASCADED = 10
+MOST_CASCADED = 3
 """Rows that one delete may take with it: a target may allow fewer than a source (docs/RELIABILITY.md, known limits)."""
 
 _FAMILY = (

@@ -239,6 +239,8 @@ class Mirrored:
 
     def watch(self) -> None:
         """The process alone brings the target level, says so, and the target is then equal while it runs."""
+        if self.is_loading:
+            self.stop()  # a process that was there before the file was changed knows nothing of it
         process = self.running()
         self._marks += 1
         mark = f"mark {self._marks}"

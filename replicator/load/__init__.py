@@ -600,13 +600,16 @@ def add_foreign_keys(
     if not any(table.foreign_keys for table in tables):
         return []
     endpoint, lease = ends.session.endpoint, ends.lease
-    session, states = connect_patiently(
-        endpoint,
-        loads=False,
-        stop=stop,
-        report=_log_outage,
-        prepare=lambda session: _read_states(session, lease),
-    )
     selected = {table.source: table for table in ends.tables}
-    with closing(session), open_barrier(endpoint, lease, stop) as barrier:
-        return _add_foreign_keys(session, barrier, tables, selected, states, position=str(position))
+    with open_barrier(endpoint, lease, stop) as barrier:
+        session, orphans = connect_patiently(
+            endpoint,
+            loads=False,
+            stop=stop,
+            report=_log_outage,
+            prepare=lambda session: _add_foreign_keys(  # all of it: what is there already is left alone
+                session, barrier, tables, selected, _read_states(session, lease), position=str(position)
+            ),
+        )
+    session.close()
+    return orphans

@@ -310,7 +310,8 @@ def _explain_start(error: pymysql.err.Error | OSError, opened: list[pymysql.Conn
     address = f"{opened[0].host}:{opened[0].port}" if opened else "source"
     if opened and error.args and error.args[0] in LOGIN_CODES | PRIVILEGE_CODES:
         return SourceError(
-            f"{address}: {error.args[1]} ({error.args[0]}): the account may not read the binary log",
+            f"{address}: {error.args[1]} ({error.args[0]}): the account may not read the binary log,"
+            " for want of REPLICATION SLAVE",
             hint=GRANT,
         )
     return explain(error, address)

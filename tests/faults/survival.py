@@ -115,7 +115,7 @@ def survive_cuts(ends: Ends, seed: int, cuts: int = 8) -> None:
             upper.cut()
             lower.cut()
             while min(upper.cuts, lower.cuts) < cuts:
-                assert process.poll() is None, process.communicate()[0]
+                assert process.poll() is None, f"exit {process.returncode}\n{process.communicate()[0]}"
                 writer.wait(10)
         upper.cutter = lower.cutter = never
         upper.cut()

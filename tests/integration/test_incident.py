@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pymysql
 import pytest
 
-from tests.accounts import Account
+from replicator.servers import start_mariadb, start_mysql
+from tests.accounts import Account, make_source_account
 from tests.processes import write_pipeline
 from tests.targets import set_global
+
+
+@pytest.fixture(params=[start_mysql, start_mariadb], ids=["mysql", "mariadb"])
+def source_account(request: pytest.FixtureRequest) -> Iterator[Account]:
+    """On a server of this test's own: whoever else reads its log from before the incident would end there, too."""
+    with request.param() as server, make_source_account(server) as account:
+        yield account
 
 
 def test_rows_that_the_source_could_not_log_end_a_run(

@@ -222,3 +222,31 @@ def test_an_outage_that_is_given_up_is_no_order_to_end(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 4, output
     assert "error: given up" in output
+
+
+_LOSES_A_SESSION = """
+from replicator import cli, target
+count = target.count_orphans
+def lose(session, *arguments):
+    target.count_orphans = count
+    session.abort()
+    return count(session, *arguments)
+target.count_orphans = lose
+cli.main()
+"""
+
+
+def test_a_link_lost_while_foreign_keys_are_made_is_waited_for(
+    source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    write(source_account, "CREATE TABLE p (id INT PRIMARY KEY); INSERT INTO p VALUES (1)")
+    write(source_account, "CREATE TABLE c (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id))")
+    write(source_account, "INSERT INTO c VALUES (1, 1)")
+    pipeline = write_pipeline(tmp_path, source_account, target_account)
+    process = pipeline.start("run", "FILE", "--until-current", program=("-c", _LOSES_A_SESSION))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "waiting: target" in output
+    assert target_account.query(
+        "SELECT COUNT(*) FROM information_schema.referential_constraints WHERE constraint_schema = DATABASE()"
+    ) == [(1,)]
