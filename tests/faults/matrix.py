@@ -17,7 +17,7 @@ from pathlib import Path
 from replicator.pgserver import PostgresServer
 from tests.accounts import Account, make_source_account, make_target_account
 from tests.faults.dying import POINTS, POSTGRES_POINTS
-from tests.faults.survival import MOST_VISITS, Ends, survive, survive_cuts, survive_takeovers
+from tests.faults.survival import MOST_VISITS, TRUNCATING, Ends, survive, survive_cuts, survive_takeovers
 from tests.matrix import Bench, Result, run_cells
 from tests.pgaccounts import PostgresAccount, make_postgres_account
 
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
         for seed in seeds
         for point in (*POINTS, *OTHERS, *POSTGRES_POINTS)
         for product in PRODUCTS
-        if point not in POSTGRES_POINTS or product.startswith("postgres")
+        if point not in (TRUNCATING if product.startswith("postgres") else POSTGRES_POINTS)
         if set(words) <= set((cell := f"{point} {product} seed={seed}").split())
     ]
     return report(run_cells("crash", cells, crash_cell))
