@@ -13,11 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench import postgres
 from bench.peers import BenchFailed
 from bench.report import WANTED, describe_figure, describe_machine, is_met, write_document
-from bench.workloads import FULL, QUICK, SETTINGS, WORKLOADS, Scale
+from bench.workloads import FULL, QUICK, SETTINGS, Scale
+from bench.workloads import WORKLOADS as MYSQL_WORKLOADS
 from replicator import binaries
 from replicator.errors import ReplicatorError
+
+WORKLOADS = MYSQL_WORKLOADS | postgres.WORKLOADS
 
 
 def main(arguments: list[str]) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from replicator.pgserver import PostgresServer, start_postgres
 from replicator.servers import Server, start_mariadb, start_mysql
 from replicator.supervisor import die_with_parent
 
@@ -35,6 +36,7 @@ class Bench:
         self._stack = contextlib.ExitStack()
         self._settings = settings
         self._sources: dict[str, Server] = {}
+        self._postgres: dict[str, PostgresServer] = {}
         self.target = self._stack.enter_context(start_mysql(**target_settings))
 
     def source(self, product: str) -> Server:
@@ -42,6 +44,13 @@ class Bench:
             start = start_mysql if product == "mysql" else start_mariadb
             self._sources[product] = self._stack.enter_context(start(**self._settings))
         return self._sources[product]
+
+    def postgres(self, product: str) -> PostgresServer:
+        """``postgres`` or ``postgres_newest``; ``settings`` are none of it."""
+        if product not in self._postgres:
+            server = start_postgres(newest=product == "postgres_newest")
+            self._postgres[product] = self._stack.enter_context(server)
+        return self._postgres[product]
 
     def close(self) -> None:
         self._stack.close()

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NoReturn
 
 import pymysql.connections
@@ -31,7 +32,16 @@ from replicator import (
     truncation,
 )
 from replicator.load import chunk
-from replicator.readers import mysql, mysql_snapshot, transactions
+from replicator.readers import (
+    mysql,
+    mysql_snapshot,
+    pgstream,
+    postgres,
+    postgres_publication,
+    postgres_slot,
+    postgres_snapshot,
+    transactions,
+)
 
 CHUNK_ROWS = 10
 """So small that the workload's tables have several chunks each."""
@@ -61,7 +71,7 @@ class Point:
 Plant = Callable[[Point], None]
 
 
-def _before(owner: type, name: str) -> Plant:
+def _before(owner: type | ModuleType, name: str) -> Plant:
     def plant(point: Point) -> None:
         original = getattr(owner, name)
 
@@ -74,7 +84,7 @@ def _before(owner: type, name: str) -> Plant:
     return plant
 
 
-def _after(owner: type, name: str) -> Plant:
+def _after(owner: type | ModuleType, name: str) -> Plant:
     def plant(point: Point) -> None:
         original = getattr(owner, name)
 
@@ -88,16 +98,37 @@ def _after(owner: type, name: str) -> Plant:
     return plant
 
 
+def _in_each(plant: Callable[[type, str], Plant], name: str) -> Plant:
+    """The same point in each reader."""
+    plants = [plant(reader, name) for reader in (mysql.MysqlReader, postgres.PostgresReader)]
+
+    def plant_all(point: Point) -> None:
+        for one in plants:
+            one(point)
+
+    return plant_all
+
+
 def _in_chunk_body(point: Point) -> None:
     """Rows of a chunk are on their way to the target."""
-    original = mysql_snapshot.MysqlSession.read
+    _between_blocks(mysql_snapshot.MysqlSession, point)
+    _between_blocks(postgres_snapshot.PostgresSession, point)
+
+
+def _between_blocks(owner: Any, point: Point) -> None:
+    original = owner.read
 
     def wrapped(*args: Any) -> Iterator[Any]:
         for block in original(*args):
             yield block
             point.visit()
 
-    mysql_snapshot.MysqlSession.read = wrapped  # type: ignore[assignment, method-assign]
+    owner.read = wrapped
+
+
+def _spill_early() -> None:
+    """Transactions go to disk from their second change on."""
+    transactions.SPILL_BYTES = pgstream.SPILL_BYTES = 64  # type: ignore[misc]
 
 
 def _first_streamed_batch(point: Point) -> None:
@@ -112,14 +143,14 @@ def _first_streamed_batch(point: Point) -> None:
 
 
 def _small_spill(point: Point) -> None:
-    """Transactions go to disk from their second change on, and the process dies with one half written."""
-    transactions.SPILL_BYTES = 64  # type: ignore[misc]
+    """The process dies with a spill half written."""
+    _spill_early()
     _before(spill.Spill, "append")(point)
 
 
 def _spilled_batch(point: Point) -> None:
     """Spilled transactions are batches of their own, and the process dies when one is half sent."""
-    transactions.SPILL_BYTES = 64  # type: ignore[misc]
+    _spill_early()
     prepare.SLICE_BYTES = 1  # type: ignore[misc]
     _spilled_packets(point)
 
@@ -150,7 +181,7 @@ def _between_slices(point: Point) -> None:
 
 def _between_small_slices(point: Point) -> None:
     """Transactions come in slices from their third change or so on."""
-    transactions.SPILL_BYTES = 64  # type: ignore[misc]
+    _spill_early()
     limits = stream.BatchLimits
     vars(runner)["BatchLimits"] = lambda **_: limits(transaction=128)
     _between_slices(point)
@@ -201,8 +232,8 @@ def _commit_unanswered(point: Point) -> None:
 
 
 POINTS: dict[str, Plant] = {
-    "before-snapshot": _before(mysql.MysqlReader, "open_snapshot"),
-    "after-snapshot": _after(mysql.MysqlReader, "open_snapshot"),
+    "before-snapshot": _in_each(_before, "open_snapshot"),
+    "after-snapshot": _in_each(_after, "open_snapshot"),
     "in-chunk-body": _in_chunk_body,
     "after-chunk-commit": _after(chunk.ChunkWriter, "write"),
     "before-stream": _before(pipeline.Pipeline, "_take_loaded"),
@@ -216,11 +247,19 @@ POINTS: dict[str, Plant] = {
     "plan-not-sent": _after(prepare.Preparer, "prepare"),
     "mid-packet": _in_mid_packet,
     "commit-unanswered": _commit_unanswered,
-    "before-ack": _before(mysql.MysqlReader, "ack"),
+    "before-ack": _in_each(_before, "ack"),
     "before-truncate": _truncating(_before(barrier.Barrier, "_execute")),
     "after-truncate": _truncating(_after(barrier.Barrier, "repeat")),
     "shutdown": _before(apply.Applier, "close"),
 }
+
+POSTGRES_POINTS: dict[str, Plant] = {
+    "before-publication": _before(postgres_publication, "create"),
+    "before-slot": _before(postgres_slot, "create_slot"),
+    "after-slot": _after(postgres_slot, "create_slot"),
+    "in-streamed-transaction": _after(pgstream.Transactions, "_end_block"),
+}
+"""Points that only PostgreSQL has: what it keeps is made, and transactions are sent while they are open."""
 
 HUGE_POINTS: dict[str, Plant] = {
     "between-slices": _between_slices,
@@ -237,7 +276,7 @@ OTHER_POINTS: dict[str, Plant] = {
 def main() -> None:
     name, times, *command = sys.argv[1:]
     load.CHUNK_ROWS = load.FEWEST_ROWS = CHUNK_ROWS  # type: ignore[misc]
-    (POINTS | HUGE_POINTS | OTHER_POINTS)[name](Point(int(times)))
+    (POINTS | POSTGRES_POINTS | HUGE_POINTS | OTHER_POINTS)[name](Point(int(times)))
     sys.argv = ["replicator", *command]
     cli.main()
 

@@ -11,14 +11,17 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tests.accounts import make_source_account, make_target_account
-from tests.faults.dying import POINTS
-from tests.faults.survival import MOST_VISITS, Ends, survive, survive_cuts, survive_takeovers
+from replicator.pgserver import PostgresServer
+from tests.accounts import Account, make_source_account, make_target_account
+from tests.faults.dying import POINTS, POSTGRES_POINTS
+from tests.faults.survival import MOST_VISITS, TRUNCATING, Ends, survive, survive_cuts, survive_takeovers
 from tests.matrix import Bench, Result, run_cells
+from tests.pgaccounts import PostgresAccount, make_postgres_account
 
-PRODUCTS = ("mysql", "mariadb")
+PRODUCTS = ("mysql", "mariadb", "postgres", "postgres_newest")
 OTHERS: dict[str, Callable[[Ends, int], None]] = {"links-cut": survive_cuts, "takeover": survive_takeovers}
 
 
@@ -27,7 +30,7 @@ def crash_cell(bench: Bench, cell: str) -> Result:
     point, product, word = cell.split()
     seed = int(word.removeprefix("seed="))
     with (
-        make_source_account(bench.source(product)) as source,
+        _make_account(bench, product) as source,
         make_target_account(bench.target) as target,
         tempfile.TemporaryDirectory() as folder,
     ):
@@ -39,17 +42,24 @@ def crash_cell(bench: Bench, cell: str) -> Result:
     return {"bad": ""}
 
 
+def _make_account(bench: Bench, product: str) -> AbstractContextManager[Account | PostgresAccount]:
+    server = bench.source(product)
+    return (
+        make_postgres_account(server) if isinstance(server, PostgresServer) else make_source_account(server)
+    )
+
+
 def report(results: Sequence[Result]) -> int:
     """The table; 1 when a cell failed."""
     rows: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         point, product, _ = result["cell"].split()
         rows[point, product].append(result)
-    print(f"\n{'point':24}{'source':10}{'passed':>7}{'failed':>7}{'seconds':>9}")
+    print(f"\n{'point':24}{'source':17}{'passed':>7}{'failed':>7}{'seconds':>9}")
     for (point, product), found in rows.items():
         failed = sum(bool(result["bad"]) for result in found)
         seconds = sum(result["seconds"] for result in found)
-        print(f"{point:24}{product:10}{len(found) - failed:7}{failed:7}{seconds:9.1f}")
+        print(f"{point:24}{product:17}{len(found) - failed:7}{failed:7}{seconds:9.1f}")
     bad = [result for result in results if result["bad"]]
     for result in bad:
         print(
@@ -65,8 +75,9 @@ def main(words: Sequence[str]) -> int:
     cells = [
         cell
         for seed in seeds
-        for point in (*POINTS, *OTHERS)
+        for point in (*POINTS, *OTHERS, *POSTGRES_POINTS)
         for product in PRODUCTS
+        if point not in (TRUNCATING if product.startswith("postgres") else POSTGRES_POINTS)
         if set(words) <= set((cell := f"{point} {product} seed={seed}").split())
     ]
     return report(run_cells("crash", cells, crash_cell))

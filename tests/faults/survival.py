@@ -6,25 +6,53 @@ twice shows whatever else it did.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import compare, pgcompare, pgworkload, workload
 from tests.accounts import Account
-from tests.compare import assert_equal
+from tests.pgaccounts import PostgresAccount
 from tests.processes import PipelineFile, end, follow, write_pipeline
 from tests.tunnel import Tunnel, at_random, never
-from tests.workload import create_schema, writing
 
 
 @dataclass(frozen=True, slots=True)
 class Ends:
     """A source and a target of this test's own, and a folder for the pipeline file."""
 
-    source: Account
+    source: Account | PostgresAccount
     target: Account
     folder: Path
+
+    def create_schema(self) -> None:
+        if isinstance(self.source, PostgresAccount):
+            pgworkload.create_schema(self.source)
+        else:
+            workload.create_schema(self.source.server, self.source.database)
+
+    @contextlib.contextmanager
+    def writing(
+        self, seed: int, *, pace: float, xa: bool = False, truncates: bool = False
+    ) -> Iterator[workload.Writer | pgworkload.Writer]:
+        """``xa``: with transactions in two phases. ``truncates``: see ``workload.Writer``."""
+        source = self.source
+        with (
+            pgworkload.writing(source, seed, pace=pace, prepares=xa, truncates=truncates)
+            if isinstance(source, PostgresAccount)
+            else workload.writing(source.server, source.database, seed, pace=pace, xa=xa, truncates=truncates)
+        ) as writer:
+            yield writer
+
+    def assert_equal(self) -> None:
+        source, target = self.source, self.target
+        if isinstance(source, PostgresAccount):
+            pgcompare.assert_equal(source.server, source.database, target.server, target.database)
+        else:
+            compare.assert_equal(source.server, source.database, target.server, target.database)
 
 
 DYING = ("-m", "tests.faults.dying")
@@ -40,6 +68,9 @@ LOADING = {
     "held-while-loading",
     "before-foreign-keys",
     "settling",
+    "before-publication",
+    "before-slot",
+    "after-slot",
 }
 """Points of a first start; the others are reached after a load just as well."""
 
@@ -54,6 +85,9 @@ MOST_VISITS = {
     "shutdown": 1,
     "before-foreign-keys": 2,
     "settling": 2,
+    "before-publication": 1,
+    "before-slot": 1,
+    "after-slot": 1,
 }
 """Points that a run reaches no more often than this."""
 
@@ -71,7 +105,7 @@ def die(pipeline: PipelineFile, point: str, times: int) -> None:
 def assert_mirrored(pipeline: PipelineFile, ends: Ends) -> None:
     """Level with the source, equal in every row, and without a word of doubt left behind."""
     pipeline.must("run", "FILE", "--until-current")
-    assert_equal(ends.source.server, ends.source.database, ends.target.server, ends.target.database)
+    ends.assert_equal()
     status = pipeline.status()
     assert {table["state"] for table in status["tables"]} == {"streaming"}
     assert not any(table["error"] for table in status["tables"])
@@ -79,13 +113,12 @@ def assert_mirrored(pipeline: PipelineFile, ends: Ends) -> None:
 
 def survive(ends: Ends, deaths: list[tuple[str, int]], seed: int) -> None:
     """Die as told, one death after the other, while the source is written to; then run in peace and compare."""
-    source = ends.source
-    create_schema(source.server, source.database)
-    pipeline = write_pipeline(ends.folder, source, ends.target)
+    ends.create_schema()
+    pipeline = write_pipeline(ends.folder, ends.source, ends.target)
     if deaths[0][0] not in LOADING:
         pipeline.must("load", "FILE")
     truncates = any(point in TRUNCATING for point, _ in deaths)
-    with writing(source.server, source.database, seed, pace=PACE, xa=True, truncates=truncates) as writer:
+    with ends.writing(seed, pace=PACE, xa=True, truncates=truncates) as writer:
         writer.wait(10)
         for point, times in deaths:
             die(pipeline, point, times)
@@ -100,7 +133,7 @@ def survive(ends: Ends, deaths: list[tuple[str, int]], seed: int) -> None:
 def survive_cuts(ends: Ends, seed: int, cuts: int = 8) -> None:
     """Both links are cut again and again, after any number of bytes."""
     source, target = ends.source, ends.target
-    create_schema(source.server, source.database)
+    ends.create_schema()
     pipeline = write_pipeline(ends.folder, source, target)
     with (
         Tunnel(source.server.host, source.server.port) as upper,
@@ -111,7 +144,7 @@ def survive_cuts(ends: Ends, seed: int, cuts: int = 8) -> None:
         process = pipeline.start("run", "FILE")
         follow(process, "state=")
         upper.cutter, lower.cutter = at_random(seed), at_random(seed + 100)
-        with writing(source.server, source.database, seed, pace=0.002) as writer:
+        with ends.writing(seed, pace=0.002) as writer:
             upper.cut()
             lower.cut()
             while min(upper.cuts, lower.cuts) < cuts:
@@ -123,16 +156,15 @@ def survive_cuts(ends: Ends, seed: int, cuts: int = 8) -> None:
         code, output = end(process)
         assert code == 0, output
         pipeline.must("run", "FILE", "--until-current")
-    assert_equal(source.server, source.database, target.server, target.database)
+    ends.assert_equal()
 
 
 def survive_takeovers(ends: Ends, seed: int, turns: int = 3) -> None:
     """Newcomers take over at random moments, also before the older process has begun to stream."""
     chance = random.Random(seed)
-    source = ends.source
-    create_schema(source.server, source.database)
-    pipeline = write_pipeline(ends.folder, source, ends.target)
-    with writing(source.server, source.database, seed, pace=PACE) as writer:
+    ends.create_schema()
+    pipeline = write_pipeline(ends.folder, ends.source, ends.target)
+    with ends.writing(seed, pace=PACE) as writer:
         process = pipeline.start("run", "FILE")
         for _ in range(turns):
             follow(process, "state=")

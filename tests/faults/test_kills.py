@@ -14,7 +14,6 @@ from tests.accounts import Account, make_source_account
 from tests.faults.dying import POINTS
 from tests.faults.survival import MOST_VISITS, Ends, assert_mirrored, die, survive
 from tests.processes import write_pipeline
-from tests.workload import create_schema, writing
 
 
 @pytest.fixture
@@ -39,10 +38,12 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(ends: Ends, deaths: 
 
 
 @pytest.mark.parametrize(("point", "times"), [("before-stream", 1), ("plan-not-sent", 2)])
-def test_what_a_table_was_before_its_load_is_past_after_a_kill(ends: Ends, point: str, times: int) -> None:
+def test_what_a_table_was_before_its_load_is_past_after_a_kill(
+    source_account: Account, ends: Ends, point: str, times: int
+) -> None:
     """The next run reads the log again from where the load began: the table's own making stands there."""
-    server, schema = ends.source.server, ends.source.database
-    create_schema(server, schema)
+    server, schema = source_account.server, source_account.database
+    ends.create_schema()
     pipeline = write_pipeline(ends.folder, ends.source, ends.target)
     pipeline.must("load", "FILE")
     server.execute(
@@ -50,7 +51,7 @@ def test_what_a_table_was_before_its_load_is_past_after_a_kill(ends: Ends, point
         "ALTER TABLE late ADD b INT; UPDATE late SET b = 7; INSERT INTO late VALUES (3, 3, 3);",
         database=schema,
     )
-    with writing(server, schema, seed=3, pace=0.01):
+    with ends.writing(seed=3, pace=0.01):
         die(pipeline, point, times)
     assert_mirrored(pipeline, ends)
 
