@@ -111,19 +111,19 @@ def _in_each(plant: Callable[[type, str], Plant], name: str) -> Plant:
 
 def _in_chunk_body(point: Point) -> None:
     """Rows of a chunk are on their way to the target."""
-    _between_blocks(mysql_snapshot.MysqlSession, point)
-    _between_blocks(postgres_snapshot.PostgresSession, point)
+    _between_blocks(mysql_snapshot.MysqlSession, "read", point)
+    _between_blocks(postgres_snapshot.PostgresSession, "_copy", point)
 
 
-def _between_blocks(owner: Any, point: Point) -> None:
-    original = owner.read
+def _between_blocks(owner: Any, name: str, point: Point) -> None:
+    original = getattr(owner, name)
 
     def wrapped(*args: Any) -> Iterator[Any]:
         for block in original(*args):
             yield block
             point.visit()
 
-    owner.read = wrapped
+    setattr(owner, name, wrapped)
 
 
 def _spill_early() -> None:
