@@ -62,9 +62,9 @@ def postgres_newest() -> Iterator[PostgresServer]:
         yield server
 
 
-@pytest.fixture(params=["debian", "newest"])
+@pytest.fixture(params=[pytest.param("debian", marks=pytest.mark.full), "newest"])
 def postgres_source(request: pytest.FixtureRequest) -> PostgresServer:
-    """Each version of PostgreSQL that can be had; a test that takes it runs once for each."""
+    """Each version of PostgreSQL that can be had. `make test` runs both in the contract and in the sample of kills alone."""
     server: PostgresServer = request.getfixturevalue(f"postgres_{request.param}")
     return server
 
