@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, Phase, assume, seed, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Unsatisfiable
+from hypothesis.errors import FlakyStrategyDefinition, Unsatisfiable
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -184,9 +184,8 @@ class Program(RuleBasedStateMachine):
     def write_many_types(self, pick: int, number: int, at: int, rows: int) -> None:
         name = self._pick(pick)
         self.on.say(f"rows of {name} {number} {at} {rows}")
-        self.on.run(
-            LATE_ROWS.format(name=name, id=at, seed=3 + number, rows=rows)
-        )  # so that no sum is negative
+        seed_of_rows = 3 + number  # so that no sum with a key is negative
+        self.on.run(LATE_ROWS.format(name=name, id=at, seed=seed_of_rows, rows=rows))
 
     @rule(pick=PICKS, rest=st.integers(0, 4), shift=st.sampled_from([0, 0, 100_000]))
     @precondition(lambda self: self.on.late)
@@ -440,9 +439,8 @@ def run_program(stage: Stage, number: int) -> None:
     product = list(SOURCES)[number % len(SOURCES)]
     print(f"\nseed {number} on {product}; again: SEED={number} make soak", flush=True)
     machine = type("Program", (Program,), {"stage": stage, "product": product})
-    with contextlib.suppress(
-        Unsatisfiable
-    ):  # all programs of this seed ran out of rules; each was judged then
+    # Out of rules, or with other rules open than in the program before, for servers keep their own time: each was judged then.
+    with contextlib.suppress(Unsatisfiable, FlakyStrategyDefinition):
         _run(seed(number)(machine))
 
 
