@@ -439,7 +439,7 @@ def run_program(stage: Stage, number: int) -> None:
     product = list(SOURCES)[number % len(SOURCES)]
     print(f"\nseed {number} on {product}; again: SEED={number} make soak", flush=True)
     machine = type("Program", (Program,), {"stage": stage, "product": product})
-    # Out of rules, or with other rules open than in the program before, for servers keep their own time: each was judged then.
+    # Out of rules, or other rules were open than in the program before (servers keep their own time): each was judged then.
     with contextlib.suppress(Unsatisfiable, FlakyStrategyDefinition):
         _run(seed(number)(machine))
 
