@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import pymysql
 
 from replicator.config import Endpoint, connect_options
-from replicator.errors import ConfigError
+from replicator.errors import ConfigError, spell_account
 from replicator.stranger import GARBAGE, Stranger, find_stranger
 from replicator.tls import negotiated
 
@@ -249,8 +249,7 @@ def _ask_account(endpoint: Endpoint) -> str:
     ):
         cursor.execute("SELECT CURRENT_USER()")
         account = str(cursor.fetchone()[0])
-    name, _, host = account.rpartition("@")
-    return f"'{name}'@'{host}'"
+    return spell_account(account)
 
 
 TARGET_GRANT: Final = (
