@@ -26,6 +26,12 @@ class ReplicatorError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
+def spell_account(account: str) -> str:
+    """``user@host``, as CURRENT_USER() has it, in GRANT's spelling: for hints that can be pasted."""
+    user, _, host = account.rpartition("@")
+    return f"'{user}'@'{host}'"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One fault of a pipeline file, at a 1-based line and column."""

@@ -5,6 +5,7 @@ Below everything that connects. An outage is ordinary life (SEMANTICS §8): it i
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ import tenacity
 from replicator.errors import ReplicatorError
 
 T = TypeVar("T")
+
+log = logging.getLogger("replicator")
 
 
 def persist(
@@ -44,6 +47,12 @@ def persist(
         before_sleep=listen,
         reraise=True,
     )(action)
+
+
+def log_outage(text: str) -> None:
+    """The ``report`` of those that only the log hears: "" says that nothing is waited for any more."""
+    if text:
+        log.warning("waiting: %s", text)
 
 
 def _is_worth_waiting(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from pymysql.connections import Connection, MySQLResult
 from pymysql.constants import CLIENT, COMMAND
 
 from replicator.config import CONNECT_TIMEOUT, Endpoint, connect_options
-from replicator.errors import TargetError, TargetUnavailable
+from replicator.errors import TargetError, TargetUnavailable, spell_account
 from replicator.patience import persist
 from replicator.refusals import NO_SUCH_THREAD, Grantee, raise_classified
 from replicator.stranger import GARBAGE, find_stranger
@@ -352,7 +352,6 @@ def _read_capabilities(connection: Any, endpoint: Endpoint, tls: str | None) -> 
     rows = _run(connection, sql)[0].rows
     assert rows is not None
     version, connection_id, packet, local_infile, comment, account = rows[0]
-    user, _, host = account.rpartition("@")
     if "mariadb" in f"{version}{comment}".lower():
         raise TargetError(
             f"{endpoint.address}: the target is {version}, not MySQL",
@@ -361,7 +360,7 @@ def _read_capabilities(connection: Any, endpoint: Endpoint, tls: str | None) -> 
     variables = _run(connection, b"SHOW VARIABLES LIKE 'sql_require_primary_key'; ROLLBACK")[0].rows
     requires_key = bool(variables) and cast(Any, variables)[0][1] == "ON"
     return Capabilities(
-        version, f"'{user}'@'{host}'", connection_id, packet, bool(local_infile), requires_key, tls
+        version, spell_account(account), connection_id, packet, bool(local_infile), requires_key, tls
     )
 
 

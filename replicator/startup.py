@@ -27,7 +27,7 @@ from replicator.foreignkeys import (
 )
 from replicator.load import prepare_tables
 from replicator.model import Position, TableName, TableSchema, Torn
-from replicator.patience import persist
+from replicator.patience import log_outage, persist
 from replicator.readers.base import Reader
 from replicator.readers.opening import open_reader
 from replicator.session import Session, connect_patiently
@@ -94,7 +94,7 @@ def wait_for(
 
     def tell(error: ReplicatorError) -> None:
         waiting(error.message)
-        log.warning("waiting: %s", error.message)
+        log_outage(error.message)
 
     result = persist(action, tell=tell, stop=stop, first=FIRST_WAIT, longest=LONGEST_WAIT)
     waiting("")
@@ -201,7 +201,7 @@ def _confirm(endpoint: Endpoint, lease: Lease, stop: threading.Event) -> None:
         endpoint,
         loads=False,
         stop=stop,
-        report=lambda text: log.warning("waiting: %s", text) if text else None,
+        report=log_outage,
         prepare=lambda session: run_fenced(session, lease),
     )
     session.close()

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from typing import Final
 
 from replicator import ddl
 from replicator.apply import Committer
-from replicator.barrier import Barrier
+from replicator.load.provision import open_barrier
 from replicator.model import Position, TableSchema
 from replicator.session import Session
-from replicator.target import external_children, fingerprint
+from replicator.target import external_children
 
 FEW_ROWS: Final = 20_000
 """Rows up to which a DELETE is as good."""
@@ -39,7 +38,7 @@ def truncate(
     if not committer.call(lambda session, _lease: _is_worth_it(session, table)):
         return False
     endpoint, lease = committer.session.endpoint, committer.lease
-    with closing(Barrier(endpoint, lease, fingerprint=fingerprint, stop=stop, report=report)) as barrier:
+    with open_barrier(endpoint, lease, stop, report) as barrier:
         return barrier.repeat(table.target, ddl.build_truncate(table), position=str(position))
 
 

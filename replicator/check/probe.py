@@ -19,7 +19,7 @@ import pymysql
 
 from replicator.check import pgprobe
 from replicator.config import Endpoint, Source, SourceType, connect_options
-from replicator.errors import ConfigError, SourceError
+from replicator.errors import ConfigError, SourceError, spell_account
 from replicator.stranger import GARBAGE, Stranger, find_stranger
 from replicator.tls import negotiated
 
@@ -276,8 +276,7 @@ def _ask_account(endpoint: Endpoint) -> str:
     ):
         cursor.execute("SELECT CURRENT_USER()")
         account = str(cursor.fetchone()[0])
-    name, _, host = account.rpartition("@")
-    return f"'{name}'@'{host}'"
+    return spell_account(account)
 
 
 TARGET_GRANT: Final = (

@@ -13,7 +13,7 @@ from replicator.check.source import Source, Tables, parse_version
 from replicator.check.verdict import Judge, Verdict
 from replicator.config import ExistingRows, PipelineConfig
 from replicator.config.selection import SelectedTable
-from replicator.errors import ReplicatorError, TargetError
+from replicator.errors import ReplicatorError, TargetError, spell_account
 from replicator.readers.base import Reader
 from replicator.session import Session
 from replicator.tablestate import Status, read_known_tables
@@ -127,8 +127,7 @@ def _read_grants(found: Probe) -> tuple[str, list[str]]:
         user, roles = map(str, cursor.fetchone())
         using = "" if roles == "NONE" else f" USING {roles}"
         cursor.execute(f"SHOW GRANTS FOR CURRENT_USER(){using}")
-        name, _, host = user.rpartition("@")
-        return f"'{name}'@'{host}'", [str(row[0]) for row in cursor.fetchall()]
+        return spell_account(user), [str(row[0]) for row in cursor.fetchall()]
 
 
 def _check_writable(findings: Findings, variables: dict[str, str], subject: str) -> None:

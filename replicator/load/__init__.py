@@ -38,7 +38,7 @@ from replicator.load.progress import Progress, TableSummary
 from replicator.load.provision import Orphans, add_indexes, empty_table, open_barrier, prepare_tables
 from replicator.load.provision import add_foreign_keys as _add_foreign_keys
 from replicator.model import Position, TableName, TableSchema
-from replicator.patience import persist
+from replicator.patience import log_outage, persist
 from replicator.readers.base import KeyRange, Reader, Snapshot, SnapshotSession
 from replicator.session import Session, connect_patiently
 from replicator.tablestate import Found, State, TableState, forget_coerced, read_tables, set_table
@@ -584,11 +584,6 @@ def _format_seconds(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def _log_outage(text: str) -> None:
-    if text:
-        log.warning("waiting: %s", text)
-
-
 def add_foreign_keys(
     ends: Ends, tables: Sequence[TableSchema], position: Position, stop: threading.Event
 ) -> list[Orphans]:
@@ -606,7 +601,7 @@ def add_foreign_keys(
             endpoint,
             loads=False,
             stop=stop,
-            report=_log_outage,
+            report=log_outage,
             prepare=lambda session: _add_foreign_keys(  # all of it: what is there already is left alone
                 session, barrier, tables, selected, _read_states(session, lease), position=str(position)
             ),

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pymysql
 
-from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError, SourceLocked
+from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError, SourceLocked, spell_account
 from replicator.model import Column, Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, SnapshotSession
 from replicator.readers.binlog import Xid
@@ -344,9 +344,9 @@ def _take_lock(control: Any, lock: str) -> bool:
 
 def _build_grants(control: Any, lock: str) -> str:
     """The right to lock the tables that ``lock`` names, for the account of this session."""
-    user, _, host = str(_query(control, "SELECT CURRENT_USER()")[0][0]).rpartition("@")
+    account = spell_account(str(_query(control, "SELECT CURRENT_USER()")[0][0]))
     databases = dict.fromkeys(re.findall(r"(`(?:[^`]|``)+`)\.`", lock))
-    return " ".join(f"GRANT LOCK TABLES ON {name}.* TO '{user}'@'{host}';" for name in databases)
+    return " ".join(f"GRANT LOCK TABLES ON {name}.* TO {account};" for name in databases)
 
 
 def _build_position(source: SnapshotSource, place: GtidPosition | tuple[str, int]) -> Position:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pymysql
@@ -22,6 +22,8 @@ from tests.compare import assert_equal
 from tests.processes import end, follow, write_pipeline
 from tests.streams import describe, list_changes, open_reader
 from tests.targets import wait_until
+
+Start = Callable[[], contextlib.AbstractContextManager[Server]]
 
 TABLE = "(id INT PRIMARY KEY, v VARCHAR(100))"
 
@@ -213,6 +215,18 @@ def test_a_load_waits_for_what_was_prepared_before_it_and_nothing_is_lost(
     assert status["read_from"] == status["position"]
 
 
+@contextlib.contextmanager
+def serve(start: Start) -> Iterator[tuple[Account, Branches]]:
+    """A server of a test's own, which it may kill, with the table a."""
+    with (
+        start() as server,
+        make_source_account(server) as account,
+        branching(server, account.database) as branches,
+    ):
+        run(account, f"CREATE TABLE a {TABLE}")
+        yield account, branches
+
+
 def start_mysql_without_gtids() -> contextlib.AbstractContextManager[Server]:
     """Positions are files and offsets there."""
     return start_mysql(gtid_mode=False)
@@ -222,14 +236,10 @@ def start_mysql_without_gtids() -> contextlib.AbstractContextManager[Server]:
     "start", [start_mysql, start_mysql_without_gtids, start_mariadb], ids=["mysql", "mysql_files", "mariadb"]
 )
 def test_the_source_dies_between_prepare_and_commit(
-    start: object, target_account: Account, tmp_path: Path
+    start: Start, target_account: Account, tmp_path: Path
 ) -> None:
-    with (
-        start() as server,  # type: ignore[operator]
-        make_source_account(server) as account,
-        branching(server, account.database) as branches,
-    ):
-        run(account, f"CREATE TABLE a {TABLE}")
+    with serve(start) as (account, branches):
+        server = account.server
         pipeline = write_pipeline(tmp_path, account, target_account)
         process = pipeline.start("run", "FILE")
         follow(process, "state=streaming")
@@ -249,15 +259,11 @@ def test_the_source_dies_between_prepare_and_commit(
 
 @pytest.mark.parametrize("start", [start_mysql, start_mariadb], ids=["mysql", "mariadb"])
 def test_no_table_changes_between_the_two_halves(
-    start: object, target_account: Account, tmp_path: Path
+    start: Start, target_account: Account, tmp_path: Path
 ) -> None:
     """Both servers keep the table's lock with the branch, through their own death too: an ALTER comes after the rows."""
-    with (
-        start() as server,  # type: ignore[operator]
-        make_source_account(server) as account,
-        branching(server, account.database) as branches,
-    ):
-        run(account, f"CREATE TABLE a {TABLE}")
+    with serve(start) as (account, branches):
+        server = account.server
         pipeline = write_pipeline(tmp_path, account, target_account)
         pipeline.must("load", "FILE")
         branches.prepare("1", "INSERT INTO a VALUES (1, 'x')")
