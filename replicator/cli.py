@@ -15,7 +15,7 @@ from replicator.errors import ReplicatorError
 
 app = typer.Typer(
     name="replicator",
-    help="Mirror on-premise MySQL and MariaDB tables into a cloud MySQL, change by change.",
+    help="Mirror on-premise MySQL, MariaDB and PostgreSQL tables into a cloud MySQL, change by change.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

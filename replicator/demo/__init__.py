@@ -1,4 +1,4 @@
-"""`replicator demo`: two shops at work, two pipelines into one target, a kill on the way, a comparison at the end.
+"""`replicator demo`: three shops at work, three pipelines into one target, two kills on the way, a comparison at the end.
 
 It uses the program as a user does: pipeline files, ordinary accounts, `replicator run` as a process of its own for each
 file, and the control tables in the target to see how they are. Servers, pipelines and directories belong to supervisors
@@ -13,18 +13,20 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Final
 
 import orjson
 
 from replicator.check.probe import TARGET_GRANT
 from replicator.config import load
 from replicator.demo.compare import Comparison, Side, compare
-from replicator.demo.shop import DATABASE, TABLES, Shopkeeper, open_shop
+from replicator.demo.shop import DATABASE, OWNER, TABLES, Shopkeeper, open_shop
 from replicator.demo.view import DemoView, Figures, open_view
 from replicator.errors import ReplicatorError
+from replicator.pgserver import PostgresServer, start_postgres
 from replicator.servers import Server, SupervisorConnection, start_mariadb, start_mysql
 from replicator.status import PipelineStatus, read_status
 
@@ -68,17 +70,34 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def uncut() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of what is done here: a session cannot go on after half an answer."""
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: held.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    for kept in held:
+        signal.raise_signal(kept)
+
+
 def _play(view: DemoView, stack: contextlib.ExitStack) -> int:
-    view.tell("starting three throwaway servers: a MariaDB and a MySQL source, and a MySQL target")
+    view.tell(
+        "starting four throwaway servers: a MariaDB, a PostgreSQL and a MySQL source, and a MySQL target"
+    )
     shops, target = _set_up(view, stack)
     story = _Story(view, shops)
     for shop in shops:
         shop.start("run", "pipeline.yaml")
-    view.tell("both shops are open; `replicator run` loads what they have, then mirrors what they do")
+    view.tell("all shops are open; `replicator run` loads what they have, then mirrors what they do")
     story.watch_until(lambda: all(shop.is_streaming() for shop in shops))
-    view.tell("both pipelines are loaded and stream")
+    view.tell("all pipelines are loaded and stream")
     story.watch(MIRROR_SECONDS)
-    story.kill(shops[-1])
+    story.kill(shops[1:])
     story.watch(MIRROR_SECONDS)
     story.close_shops()
     return story.judge(target)
@@ -89,15 +108,19 @@ def _play(view: DemoView, stack: contextlib.ExitStack) -> int:
 
 def _set_up(view: DemoView, stack: contextlib.ExitStack) -> tuple[list[_Shop], Server]:
     """Servers, accounts, filled shops and pipeline files; all of it is closed by ``stack``."""
-    pool = stack.enter_context(ThreadPoolExecutor(3))
-    starting = [pool.submit(start) for start in (start_mariadb, start_mysql, start_mysql)]
-    for future in starting:
+    pool = stack.enter_context(ThreadPoolExecutor(4))
+    starting: dict[str, Future[Server] | Future[PostgresServer]] = {
+        "berlin": pool.submit(start_mariadb),
+        "lima": pool.submit(start_postgres),
+        "kyoto": pool.submit(start_mysql),
+    }
+    last = pool.submit(start_mysql)
+    for future in (*starting.values(), last):
         stack.callback(_close_server, future)
-    berlin, kyoto, target = (future.result() for future in starting)
-    sources = {"berlin": berlin, "kyoto": kyoto}
-    view.tell(
-        f"servers are up: berlin is {_title(berlin)}, kyoto is {_title(kyoto)}, the target is {_title(target)}"
-    )
+    sources = {name: future.result() for name, future in starting.items()}
+    target = last.result()
+    places = ", ".join(f"{name} is {_title(server)}" for name, server in sources.items())
+    view.tell(f"servers are up: {places}, the target is {_title(target)}")
     for filling in [pool.submit(open_shop, server, name) for name, server in sources.items()]:
         filling.result()
     password = secrets.token_urlsafe(12)
@@ -105,16 +128,21 @@ def _set_up(view: DemoView, stack: contextlib.ExitStack) -> tuple[list[_Shop], S
     return [_open(stack, name, source, target, password) for name, source in sources.items()], target
 
 
-def _close_server(starting: Future[Server]) -> None:
+def _close_server(starting: Future[Server] | Future[PostgresServer]) -> None:
     if starting.exception() is None:
         starting.result().close()
 
 
-def _title(server: Server) -> str:
-    return f"{'MySQL' if server.kind == 'mysql' else 'MariaDB'} {'.'.join(map(str, server.version))}"
+_PRODUCTS: Final = {"mysql": "MySQL", "mariadb": "MariaDB", "postgres": "PostgreSQL"}
 
 
-def _open(stack: contextlib.ExitStack, name: str, source: Server, target: Server, password: str) -> _Shop:
+def _title(server: Server | PostgresServer) -> str:
+    return f"{_PRODUCTS[server.kind]} {'.'.join(map(str, server.version))}"
+
+
+def _open(
+    stack: contextlib.ExitStack, name: str, source: Server | PostgresServer, target: Server, password: str
+) -> _Shop:
     _make_source_account(source, password)
     pipeline = stack.enter_context(contextlib.closing(_Pipeline(name)))
     pipeline.write_file(source, target, password)
@@ -122,8 +150,12 @@ def _open(stack: contextlib.ExitStack, name: str, source: Server, target: Server
     return _Shop(name, source, keeper, pipeline)
 
 
-def _make_source_account(server: Server, password: str) -> None:
+def _make_source_account(server: Server | PostgresServer, password: str) -> None:
     """What docs/howto/getting-started.md grants."""
+    if isinstance(server, PostgresServer):
+        create = f"CREATE ROLE {USER} LOGIN REPLICATION PASSWORD '{password}'"
+        server.execute([create, f"GRANT CREATE ON DATABASE {DATABASE} TO {USER}", f"GRANT {OWNER} TO {USER}"])
+        return
     server.execute(f"CREATE USER {USER} IDENTIFIED BY '{password}'")
     server.execute(f"GRANT SELECT, LOCK TABLES, SHOW VIEW ON {DATABASE}.* TO {USER}")
     rights = "REPLICATION SLAVE, REPLICATION CLIENT" + (
@@ -148,12 +180,18 @@ class _Pipeline:
         self.file = self._supervisor.directory / "pipeline.yaml"
         self.pid = 0
 
-    def write_file(self, source: Server, target: Server, password: str) -> None:
+    def write_file(self, source: Server | PostgresServer, target: Server, password: str) -> None:
         (self.file.parent / "password").write_text(password)
         account = {"user": USER, "password": "${file:password}"}
         content = {
             "pipeline": self.name,
-            "source": {"type": source.kind, "host": source.host, "port": source.port, **account},
+            "source": {
+                "type": source.kind,
+                "host": source.host,
+                "port": source.port,
+                **account,
+                "database": DATABASE,
+            },
             "target": {
                 "type": "mysql",
                 "host": target.host,
@@ -161,7 +199,7 @@ class _Pipeline:
                 **account,
                 "database": TARGET_DATABASE,
             },
-            "tables": {f"{DATABASE}.*": {"to": f"{self.name}_{{table}}"}},
+            "tables": {"*": {"to": f"{self.name}_{{table}}"}},
         }
         self.file.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
@@ -199,7 +237,9 @@ class _Pipeline:
 class _Shop:
     """One source, its application, its pipeline, and how they are. ``is_ending``: the process may be gone."""
 
-    def __init__(self, name: str, source: Server, keeper: Shopkeeper, pipeline: _Pipeline) -> None:
+    def __init__(
+        self, name: str, source: Server | PostgresServer, keeper: Shopkeeper, pipeline: _Pipeline
+    ) -> None:
         self.name = name
         self.source = source
         self.keeper = keeper
@@ -267,37 +307,41 @@ class _Story:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not is_true():
             for shop in self.shops:
-                shop.look()
+                with uncut():
+                    shop.look()
             self._view.show([shop.figures for shop in self.shops])
             if time.monotonic() > deadline:
                 words = "\n".join(shop.pipeline.last_words() for shop in self.shops)
                 raise DemoFailed(f"the demo stands still for {PATIENCE_SECONDS:.0f} seconds:\n{words}")
             time.sleep(FRAME_SECONDS)
 
-    def kill(self, shop: _Shop) -> None:
+    def kill(self, shops: Sequence[_Shop]) -> None:
         """kill -9 in mid-stream, and a new start after a while."""
-        shop.end("killed", shop.pipeline.kill)
-        self._view.tell(
-            f"kill -9 of process {shop.pipeline.pid}, the pipeline {shop.name}; its shop goes on writing"
-        )
+        for shop in shops:
+            shop.end("killed", shop.pipeline.kill)
+            self._view.tell(
+                f"kill -9 of process {shop.pipeline.pid}, the pipeline {shop.name}; its shop goes on writing"
+            )
         self.watch(DEAD_SECONDS)
-        shop.start("run", "pipeline.yaml")
-        self._view.tell(f"{shop.name} is started again, as process {shop.pipeline.pid}")
-        self.watch_until(shop.is_streaming)
-        self._view.tell(
-            f"{shop.name} streams again, from the checkpoint that was committed with its last rows"
-        )
+        for shop in shops:
+            shop.start("run", "pipeline.yaml")
+            self._view.tell(f"{shop.name} is started again, as process {shop.pipeline.pid}")
+        self.watch_until(lambda: all(shop.is_streaming() for shop in shops))
+        for shop in shops:
+            self._view.tell(
+                f"{shop.name} streams again, from the checkpoint that was committed with its last rows"
+            )
 
     def close_shops(self) -> None:
         """The writers stop, the pipelines are stopped in order, and started once more to reach the end."""
         for shop in self.shops:
             shop.keeper.close()
         commits = sum(shop.keeper.commits for shop in self.shops)
-        self._view.tell(f"the shops are closed after {commits:,} commits; SIGTERM to both pipelines")
+        self._view.tell(f"the shops are closed after {commits:,} commits; SIGTERM to the pipelines")
         for shop in self.shops:
             shop.end("stopping", shop.pipeline.terminate)
         self._wait_for_ends()
-        self._view.tell("both have stopped; `replicator run --until-current` applies what is left")
+        self._view.tell("all have stopped; `replicator run --until-current` applies what is left")
         for shop in self.shops:
             shop.start("run", "--until-current", "pipeline.yaml")
             shop.is_ending = True

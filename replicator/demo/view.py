@@ -1,4 +1,4 @@
-"""What the demo's viewer sees: what happens, as it happens, and both pipelines at this moment.
+"""What the demo's viewer sees: what happens, as it happens, and all pipelines at this moment.
 
 On a terminal a table is drawn again four times a second below the story; elsewhere each pipeline has one line of
 key=value every few seconds.

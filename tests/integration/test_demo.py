@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from replicator.demo import uncut
 from replicator.demo.compare import Side, compare
+from replicator.pgserver import PostgresServer
 from replicator.servers import Server
 from tests.targets import wait_until
 
@@ -62,23 +64,22 @@ def test_the_demo_ends_equal_and_leaves_nothing(folder: Path) -> None:
     demo = start_demo(folder)
     output, _ = demo.communicate(timeout=SECONDS)
     assert demo.returncode == 0, output
-    assert re.search(r"kill -9 of process \d+, the pipeline kyoto", output)
-    assert "kyoto streams again" in output
+    for shop in ("lima", "kyoto"):
+        assert re.search(rf"kill -9 of process \d+, the pipeline {shop}", output)
+        assert f"{shop} streams again" in output
     rows = re.findall(r"(\w+): shop\.(\w+) = app\.(\w+) +([\d,]+) rows  equal", output)
-    assert len(rows) == 8, output
+    assert len(rows) == 12, output
     assert all(
         target == f"{shop}_{table}" and int(n.replace(",", "")) > 200 for shop, table, target, n in rows
     )
-    assert re.search(r"8 tables, [\d,]+ rows: all equal", output)
+    assert re.search(r"12 tables, [\d,]+ rows: all equal", output)
     # Every pipeline was seen to mirror what its shop wrote.
-    assert len(set(re.findall(r"pipeline=(\w+) state=streaming .* updates=[1-9]", output))) == 2
+    assert len(set(re.findall(r"pipeline=(\w+) state=streaming .* updates=[1-9]", output))) == 3
     assert not find_processes(folder)
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize(
-    "moment", ["starting three throwaway servers", "both pipelines are loaded and stream"]
-)
+@pytest.mark.parametrize("moment", ["starting four throwaway servers", "all pipelines are loaded and stream"])
 def test_ctrl_c_leaves_nothing(folder: Path, moment: str) -> None:
     demo = start_demo(folder)
     read_until(demo, moment)
@@ -91,9 +92,23 @@ def test_ctrl_c_leaves_nothing(folder: Path, moment: str) -> None:
     assert not list(folder.iterdir())
 
 
+def test_ctrl_c_does_not_cut_an_answer_in_two() -> None:
+    done = []
+
+    def answer() -> None:
+        with uncut():
+            signal.raise_signal(signal.SIGINT)
+            done.append("the rest")
+
+    with pytest.raises(KeyboardInterrupt):
+        answer()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_killed_demo_takes_its_pipelines_along(folder: Path) -> None:
     demo = start_demo(folder)
-    read_until(demo, "both shops are open")
+    read_until(demo, "all shops are open")
     assert any("replicator run" in command for command in find_processes(folder))
     demo.kill()
     demo.communicate(timeout=SECONDS)
@@ -136,3 +151,47 @@ def test_the_comparison_sees_every_difference(
     finally:
         for server in (mariadb_source, mysql_source):
             server.execute(f"DROP DATABASE {database_name}")
+
+
+def test_the_comparison_sees_every_difference_from_postgresql(
+    postgres_newest: PostgresServer, mysql_source: Server, database_name: str
+) -> None:
+    postgres_newest.execute(f"CREATE DATABASE {database_name}")
+    mysql_source.execute(f"CREATE DATABASE {database_name} CHARACTER SET utf8mb4")
+    source, target = (Side(server, database_name, "t") for server in (postgres_newest, mysql_source))
+    try:
+        postgres_newest.execute(
+            "CREATE TABLE t (id int PRIMARY KEY, name text, weight float8, at timestamp(3), seen timestamptz,"
+            " details jsonb, labels text[], price numeric(9,2), twice int GENERATED ALWAYS AS (id * 2) STORED);"
+            "INSERT INTO t VALUES (1, 'ä', 0.1, '2026-01-01 00:00:00.001', '2026-01-01 01:00:00.5+01', '{\"b\": [1.5]}',"
+            " '{a,\"b c\"}', 1.5)",
+            database=database_name,
+        )
+        mysql_source.execute(
+            "CREATE TABLE t (id INT PRIMARY KEY, name TEXT, weight DOUBLE, at DATETIME(3), seen DATETIME(6), details JSON,"
+            " labels TEXT, price DECIMAL(9, 2))",
+            database=database_name,
+        )
+        row = (
+            1, "ä", 0.1, "2026-01-01 00:00:00.001", "2026-01-01 00:00:00.5", '{"b": [1.5]}', '{a,"b c"}', "1.50"
+        )  # fmt: skip
+        write = "REPLACE INTO t VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+        mysql_source.execute(write, row, database=database_name)
+        assert compare(source, target).is_equal
+        for damage in (
+            "name = NULL",
+            "name = 'a'",
+            "weight = 0.10000000000000002",
+            "at = '2026-01-01 00:00:00.002'",
+            "seen = '2026-01-01 01:00:00.5'",
+            "details = '{}'",
+            "labels = '{a,b c}'",
+            "price = 1.51",
+        ):
+            mysql_source.execute(f"UPDATE t SET {damage}", database=database_name)
+            found = compare(source, target)
+            assert (found.missing, found.extra) == (1, 1), damage
+            mysql_source.execute(write, row, database=database_name)
+    finally:
+        postgres_newest.execute(f"DROP DATABASE {database_name}")
+        mysql_source.execute(f"DROP DATABASE {database_name}")
