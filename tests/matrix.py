@@ -41,7 +41,7 @@ class Bench:
 
     def source(self, product: str) -> Server:
         if product not in self._sources:
-            start = start_mysql if product == "mysql" else start_mariadb
+            start = {"mysql": start_mysql, "mariadb": start_mariadb}[product]
             self._sources[product] = self._stack.enter_context(start(**self._settings))
         return self._sources[product]
 

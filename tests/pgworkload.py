@@ -57,7 +57,7 @@ def create_schema(source: PostgresAccount) -> None:
 
 class Writer:
     """See ``workload.Writer``. ``prepares``: some transactions stay prepared while others commit. ``truncates``: one table
-    is emptied within a transaction now and then.
+    is emptied now and then, by a transaction of its own or within another.
     """
 
     def __init__(self, source: PostgresAccount, seed: int, *, prepares: bool, truncates: bool) -> None:
@@ -91,6 +91,8 @@ class Writer:
         """One transaction; some are rolled back, some in part, a few refused by a constraint."""
         if self._prepared is not None:
             self._write_prepared(self._prepared)
+        if self._truncates and self._random.random() < 0.1:
+            self._run("TRUNCATE tags")
         cursor = self._connection.cursor()
         try:
             cursor.execute("UPDATE counter SET n = n + 1 WHERE id = 1")

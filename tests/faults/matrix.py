@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from replicator.pgserver import PostgresServer
 from tests.accounts import Account, make_source_account, make_target_account
 from tests.faults.dying import POINTS, POSTGRES_POINTS
-from tests.faults.survival import MOST_VISITS, TRUNCATING, Ends, survive, survive_cuts, survive_takeovers
+from tests.faults.survival import MOST_VISITS, Ends, survive, survive_cuts, survive_takeovers
 from tests.matrix import Bench, Result, run_cells
 from tests.pgaccounts import PostgresAccount, make_postgres_account
 
@@ -43,10 +42,9 @@ def crash_cell(bench: Bench, cell: str) -> Result:
 
 
 def _make_account(bench: Bench, product: str) -> AbstractContextManager[Account | PostgresAccount]:
-    server = bench.source(product)
-    return (
-        make_postgres_account(server) if isinstance(server, PostgresServer) else make_source_account(server)
-    )
+    if product.startswith("postgres"):
+        return make_postgres_account(bench.postgres(product))
+    return make_source_account(bench.source(product))
 
 
 def report(results: Sequence[Result]) -> int:
@@ -77,7 +75,7 @@ def main(words: Sequence[str]) -> int:
         for seed in seeds
         for point in (*POINTS, *OTHERS, *POSTGRES_POINTS)
         for product in PRODUCTS
-        if point not in (TRUNCATING if product.startswith("postgres") else POSTGRES_POINTS)
+        if product.startswith("postgres") or point not in POSTGRES_POINTS
         if set(words) <= set((cell := f"{point} {product} seed={seed}").split())
     ]
     return report(run_cells("crash", cells, crash_cell))

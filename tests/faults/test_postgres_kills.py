@@ -8,10 +8,10 @@ import pytest
 
 from tests.accounts import Account
 from tests.faults.dying import POINTS, POSTGRES_POINTS
-from tests.faults.survival import MOST_VISITS, TRUNCATING, Ends, survive, survive_cuts, survive_takeovers
+from tests.faults.survival import MOST_VISITS, Ends, survive, survive_cuts, survive_takeovers
 from tests.pgaccounts import PostgresAccount
 
-ALL = (*(point for point in POINTS if point not in TRUNCATING), *POSTGRES_POINTS)
+ALL = (*POINTS, *POSTGRES_POINTS)
 VERSIONS = ("debian", "newest")
 
 
