@@ -22,7 +22,12 @@ ENV = dict.fromkeys(
 
 
 def test_every_example_is_tested_here() -> None:
-    assert {path.name for path in SCHEMAS.glob("*.yaml")} == {"mysql.yaml", "mariadb.yaml", "mysql-tls.yaml"}
+    assert {path.name for path in SCHEMAS.glob("*.yaml")} == {
+        "mysql.yaml",
+        "mariadb.yaml",
+        "mysql-tls.yaml",
+        "postgres.yaml",
+    }
 
 
 @pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.yaml")), ids=lambda path: path.name)
@@ -49,6 +54,18 @@ def test_the_mariadb_example_does_what_its_comments_say() -> None:
         "erp.parts": "erp_parts",
     }
     assert [table.create for table in chosen.tables] == [True, False, True, True, True]
+    assert chosen.warnings == ()
+
+
+def test_the_postgresql_example_does_what_its_comments_say() -> None:
+    config = load(SCHEMAS / "postgres.yaml", ENV)
+    public = [("public", name) for name in ("orders", "sessions", "measurements")]
+    chosen = select(config, [*public, ("billing", "invoices"), ("audit", "log")])
+    assert {str(table.source): table.target for table in chosen.tables} == {
+        "billing.invoices": "billing_invoices",
+        "public.measurements": "measurements",
+        "public.orders": "orders",
+    }
     assert chosen.warnings == ()
 
 
