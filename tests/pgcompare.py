@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -21,9 +22,43 @@ _SETTINGS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class PostgresSide:
+    """One table on one server."""
+
+    server: PostgresServer
+    database: str
+    schema: str
+    table: str
+
+    @property
+    def sql_name(self) -> str:
+        return f"{_quote(self.schema)}.{_quote(self.table)}"
+
+    def columns(self) -> list[tuple[str, str]]:
+        """Names and types (typname, a domain's base) of the columns that hold values of their own."""
+        rows = self.server.execute(
+            "SELECT a.attname, coalesce(b.typname, t.typname) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
+            " LEFT JOIN pg_type b ON b.oid = t.typbasetype"
+            " WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"
+            " ORDER BY a.attnum",
+            (self.sql_name,),
+            database=self.database,
+        )
+        return [(str(name), str(kind)) for name, kind in rows]
+
+    def count(self) -> int:
+        query = f"SELECT count(*) FROM {self.sql_name}"
+        return int(self.server.execute(query, database=self.database)[0][0])
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _canonical(name: str, kind: str, target: str) -> str:
     """An expression for a column of a type (typname) that prints as the target's own does for its type."""
-    column = '"' + name.replace('"', '""') + '"'
+    column = _quote(name)
     base = target.split("(", maxsplit=1)[0]
     digits = target[target.find("(") + 1 : -1] if "(" in target else "0"
     match base:
@@ -57,17 +92,6 @@ def _cut(expression: str, digits: int) -> str:
     return f"left({expression}, -{6 - digits if digits else 7})" if digits < 6 else expression
 
 
-def _columns(server: PostgresServer, database: str, table: str) -> list[tuple[str, str]]:
-    rows = server.execute(
-        "SELECT a.attname, t.typname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid"
-        " WHERE a.attrelid = %s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''"
-        " ORDER BY a.attnum",
-        (f'"{database}"."{table}"',),
-        database=database,
-    )
-    return [(str(name), str(kind)) for name, kind in rows]
-
-
 def _meaning(value: Any) -> Any:
     if isinstance(value, float):
         return struct.pack(">d", value)
@@ -87,26 +111,24 @@ def _parse_json(text: str) -> str:
     )
 
 
-def describe_difference(
-    source: PostgresServer, database: str, target: Server, schema: str, table: str
-) -> str:
+def describe_difference(source: PostgresSide, target: Side) -> str:
     """'' when every row and column is equal, else what differs."""
+    table = target.table
     types = {
         str(name): str(kind)
-        for name, kind in target.execute(
+        for name, kind in target.server.execute(
             "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = %s AND table_name = %s",
-            (schema, table),
+            (target.database, table),
         )
     }
-    columns = _columns(source, database, table)
+    columns = source.columns()
     missing = [name for name, _ in columns if name not in types]
     if missing:
         return f"{table}: target lacks columns {missing}"
     expressions = ", ".join(_canonical(name, kind, types[name]) for name, kind in columns)
-    with source.connect(database=database) as connection:
+    with source.server.connect(database=source.database) as connection:
         connection.execute(_SETTINGS)
-        rows = connection.execute(f'SELECT {expressions} FROM "{database}"."{table}"'.encode()).fetchall()
-    side = Side(target, schema, table)
+        rows = connection.execute(f"SELECT {expressions} FROM {source.sql_name}".encode()).fetchall()
     plain = [(name, types[name].split("(", maxsplit=1)[0].split(" ", maxsplit=1)[0]) for name, _ in columns]
     documents = [at for at, (name, _) in enumerate(columns) if types[name] == "json"]
     ours: Counter[tuple[Any, ...]] = Counter(
@@ -117,7 +139,7 @@ def describe_difference(
         for row in rows
     )
     theirs: Counter[tuple[Any, ...]] = Counter()
-    for row, count in side.rows(plain).items():
+    for row, count in target.rows(plain).items():
         theirs[
             tuple(
                 _parse_json(bytes.fromhex(value).decode()) if at in documents and value is not None else value
@@ -152,7 +174,7 @@ def assert_equal(source: PostgresServer, database: str, target: Server, schema: 
         )
     ]
     assert tables, "nothing to compare"
-    found = [text for t in tables if (text := describe_difference(source, database, target, schema, t))]
+    sides = [PostgresSide(source, database, database, table) for table in tables]
+    found = [text for side in sides if (text := describe_difference(side, Side(target, schema, side.table)))]
     assert not found, "\n".join(found)
-    counts = (source.execute(f'SELECT count(*) FROM "{database}"."{t}"', database=database) for t in tables)
-    return sum(int(rows[0][0]) for rows in counts)
+    return sum(side.count() for side in sides)

@@ -1,10 +1,11 @@
 """Replay the SQL files of other projects' tests, each as load and as stream: ``python -m tests.replay [WORD…]``.
 
-Each file runs three times over on each source product: whole, then loaded; its tables created, loaded empty and then
-filled by the stream, up to each table's first change of schema; and then the rest of it, which may pause tables. Every
-mirrored table must be equal afterwards. What is refused must say so; what fails on the source itself is counted. That rest
-counts apart: a change of schema belongs to it from the first one on that meets a table which has had rows. A table
-without a key is given an invisible one; where that cannot be, it is left out by ``skip`` and counted apart.
+Each file runs three times over on each source product that it is for: whole, but for the drops at its end, then loaded; its
+tables created, loaded empty and then filled by the stream, up to each table's first change of schema; and then the rest of
+it, which may pause tables. Every mirrored table must be equal afterwards. What is refused must say so, and the table is left
+out; what fails on the source itself is counted. That rest counts apart: a change of schema belongs to it from the first one
+on that meets a table which has had rows. A table without a key is given one; where that cannot be, it is left out by
+``skip`` and counted apart.
 
 The files are no part of the project: ``REPLICATOR_FIXTURES`` names their folder. Words select files by their path, or a
 product. Results are kept: see ``tests.matrix`` for ``JOBS``, ``SHARD`` and ``FRESH``.
@@ -25,93 +26,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pymysql
-
 # Imported before forking: most commands import what they need when they run.
 from replicator import cli, runner  # noqa: F401
+from replicator.pgserver import PostgresServer
 from replicator.servers import Server
+from tests import pgscripts, scripts
 from tests.accounts import Account, pick_name
-from tests.compare import Side, describe_difference
+from tests.compare import Side
 from tests.matrix import Bench, Result, run_cells
 from tests.processes import PipelineFile, write_pipeline
-from tests.scripts import CREATE_TABLE, KEEPS_PLACE, Script, cut, divide, find_scripts
-
-SESSION = "SET SESSION sql_mode='NO_ENGINE_SUBSTITUTION', foreign_key_checks=1, default_storage_engine=InnoDB, NAMES utf8mb4"
-
-# Accounts, the server's own tables and what would outlive the file.
-_FOREIGN = re.compile(
-    r"(?is)\s*(GRANT|REVOKE|(CREATE|DROP|ALTER|RENAME) USER|SET (@@)?(GLOBAL|PERSIST|PASSWORD)|SET @@global|FLUSH|RESET"
-    r"|SHUTDOWN|KILL|PURGE|(CHANGE|START|STOP) (MASTER|SLAVE|REPLICA|REPLICATION|GROUP)|INSTALL|LOAD DATA"
-    r"|(CREATE|DROP|ALTER) (TABLESPACE|SERVER|LOGFILE)"
-    r"|SELECT SLEEP|SET.*(BINLOG_|SQL_LOG_BIN)"
-    r"|.{0,80}\b(FROM|INTO|TABLE|UPDATE|EXISTS)\s+`?(mysql|sys|performance_schema)`?\.)"
-)
+from tests.replaysources import MysqlSource, PostgresSource, open_replay_source
+from tests.scripts import Script
 
 KEYLESS = "without a primary key or a unique NOT NULL key"
 BROKEN = "the source cannot open this table"
 MOST_REFUSED = 0.1
 """Of the files that have tables."""
-
-# --- the source -------------------------------------------------------------------------------------------------------
-
-
-class Source:
-    """One session of a source server in which a script's statements run one by one."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.failed: Counter[str] = Counter()
-        system = {"mysql", "sys", "performance_schema", "information_schema"}
-        found = {str(row[0]) for row in server.execute("SHOW DATABASES")} - system
-        server.execute(["SET foreign_key_checks = 0", *(f"DROP DATABASE `{name}`" for name in found)])
-        server.execute("CREATE DATABASE replay CHARACTER SET utf8mb4")
-        self._connection = server.connect(database="replay", autocommit=True)
-        self.run(SESSION)
-        self.run("SET time_zone = '+00:00'")
-
-    def run(self, statement: str) -> None:
-        """A statement that fails is counted; every table it makes gets a key, as the replicator needs one."""
-        if _FOREIGN.match(statement):
-            self.failed["not run: " + " ".join(statement.split()[:2])] += 1
-            return
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(statement)
-                while cursor.nextset():
-                    pass
-        except pymysql.MySQLError as error:
-            self.failed[f"{error.args[0]}"] += 1
-        except (UnicodeError, ValueError) as error:
-            self.failed[type(error).__name__] += 1
-        match = CREATE_TABLE.match(statement)
-        if match:
-            self._give_key(match[2])
-
-    def _give_key(self, table: str) -> None:
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(f"SHOW INDEX FROM {table}")
-                nullable = {row[2] for row in cursor.fetchall() if row[1] or row[9]}
-                cursor.execute(f"SHOW INDEX FROM {table}")
-                if not {row[2] for row in cursor.fetchall()} - nullable:
-                    cursor.execute(
-                        f"ALTER TABLE {table} ADD COLUMN replay_key BIGINT UNSIGNED NOT NULL AUTO_INCREMENT INVISIBLE"
-                        " PRIMARY KEY"
-                    )
-        except pymysql.MySQLError:
-            return  # the table is not there, or has a counter of its own: it will be refused for having no key
-
-    def tables(self) -> list[tuple[str, str]]:
-        return [
-            (str(schema), str(table))
-            for schema, table in self.server.execute(
-                "SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
-                " AND table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') ORDER BY 1, 2"
-            )
-        ]
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 def run_forked(pipeline: PipelineFile, command: str, *options: str) -> tuple[int, str]:
@@ -144,6 +74,8 @@ def _run_here(arguments: list[str]) -> int:
         sys.stderr.flush()
         return 70
 
+
+AnySource = MysqlSource | PostgresSource
 
 # --- one replay -------------------------------------------------------------------------------------------------------
 
@@ -188,7 +120,7 @@ class Outcome:
     def line(self) -> str:
         failed = f" {sum(self.failed.values())} failed on the source" if self.failed else ""
         name = self.script if len(self.script) < 70 else "…" + self.script[-69:]
-        return f"{name:70} {self.product:8}{self.mode:7}{self.word:20}{self.equal:4} tables {self.rows:7} rows{failed}"
+        return f"{name:70} {self.product:11}{self.mode:7}{self.word:20}{self.equal:4} tables {self.rows:7} rows{failed}"
 
 
 @dataclass
@@ -196,7 +128,7 @@ class Replay:
     """One script on one source product and one target database of its own."""
 
     script: Script
-    source: Source
+    source: AnySource
     target: Account
     folder: Path
     mode: str
@@ -205,13 +137,12 @@ class Replay:
     def pipeline(self, tables: Sequence[tuple[str, str]]) -> PipelineFile:
         several = len({schema for schema, _ in tables}) > 1
         chosen: dict[str, object] = {
-            f"{schema}.{table}": {"skip": True}
+            spell(schema, table): {"skip": True}
             if f"{schema}.{table}" in self.skipped
             else {"to": self.target_name(schema, table, several)}
             for schema, table in tables
         }
-        root = Account(self.source.server, self.source.server.user, self.source.server.password, "replay")
-        return write_pipeline(self.folder, root, self.target, name=self.mode, tables=chosen)
+        return write_pipeline(self.folder, self.source.account, self.target, name=self.mode, tables=chosen)
 
     @staticmethod
     def target_name(schema: str, table: str, several: bool) -> str:
@@ -230,12 +161,16 @@ class Replay:
             if code == 0:
                 return pipeline, ""
             text = f"exit {code}: {errors[-1500:] if 'Traceback' in errors else errors[:600]}"
-            named = [f"{s}.{t}" for s, t in tables if is_named(s, t, errors)]
-            new = {name: plain_reason(text, name) for name in named if name not in self.skipped}
-            if "Traceback" in errors or not new:
+            if "Traceback" in errors or not self.leave_out(tables, errors):
                 return None, text
-            self.skipped |= new
         return None, text
+
+    def leave_out(self, tables: Sequence[tuple[str, str]], text: str) -> bool:
+        """Skip the tables that a refusal names; whether it names any."""
+        named = [f"{s}.{t}" for s, t in tables if is_named(s, t, text)]
+        new = {name: plain_reason(text, name) for name in named if name not in self.skipped}
+        self.skipped |= new
+        return bool(new)
 
     def compare(self, outcome: Outcome, tables: Sequence[tuple[str, str]], paused: dict[str, str]) -> None:
         several = len({schema for schema, _ in tables}) > 1
@@ -247,22 +182,23 @@ class Replay:
             elif (schema, table) not in there:
                 outcome.different.append(f"{name}: gone at the source, and not paused")
             else:
-                ours = Side(self.source.server, schema, table)
-                theirs = Side(
-                    self.target.server, self.target.database, self.target_name(schema, table, several)
-                )
-                self._compare(outcome, ours, theirs)
+                target_name = self.target_name(schema, table, several)
+                self._compare(outcome, schema, table, target_name)
 
-    @staticmethod
-    def _compare(outcome: Outcome, ours: Side, theirs: Side) -> None:
-        text = describe_difference(ours, theirs)
+    def _compare(self, outcome: Outcome, schema: str, table: str, target_name: str) -> None:
+        target = Side(self.target.server, self.target.database, target_name)
+        text, rows = self.source.compare(schema, table, target)
         if text:
             outcome.different.append(text)
         else:
             outcome.equal += 1
-            outcome.rows += int(
-                ours.server.execute(f"SELECT COUNT(*) FROM `{ours.database}`.`{ours.table}`")[0][0]
-            )
+            outcome.rows += rows
+
+
+def spell(schema: str, table: str) -> str:
+    """A pattern for one table alone: a pipeline file takes these characters, and a schema's dot, for its own."""
+    schema, table = (re.sub(r"[*?[]", lambda found: f"[{found[0]}]", name) for name in (schema, table))
+    return f"{schema.replace('.', '?')}.{table}"
 
 
 def plain_reason(text: str, name: str) -> str:
@@ -274,15 +210,16 @@ def plain_reason(text: str, name: str) -> str:
 
 
 def is_named(schema: str, table: str, text: str) -> bool:
-    return (
-        any(name in text for name in (f"{schema}.{table}", f"`{schema}`.`{table}`")) or f" {table}:" in text
-    )
+    full = rf"(?<![\w.]){re.escape(f'{schema}.{table}')}(?!\w)"
+    return bool(re.search(full, text)) or f"`{schema}`.`{table}`" in text or f" {table}:" in text
 
 
-def replay_load(script: Script, source: Source, target: Account, folder: Path) -> Outcome:
-    outcome = Outcome(script.name, source.server.kind, "load")
-    for statement in script.statements():
+def replay_load(script: Script, source: AnySource, target: Account, folder: Path) -> Outcome:
+    outcome = Outcome(script.name, source.product, "load")
+    for statement in script.before_the_end():
         source.run(statement)
+    source.rewind()
+    source.give_keys()
     outcome.failed = source.failed
     replay = Replay(script, source, target, folder, "load")
     tables = source.tables()
@@ -309,12 +246,13 @@ def _fail(
             outcome.leave_out(name, reasons.get(name, text))
 
 
-def replay_stream(script: Script, source: Source, target: Account, folder: Path) -> list[Outcome]:
-    stream, rest = (Outcome(script.name, source.server.kind, mode) for mode in ("stream", "ddl"))
-    first, later = divide(script.statements())
-    keep, late = cut(later)
+def replay_stream(script: Script, source: AnySource, target: Account, folder: Path) -> list[Outcome]:
+    stream, rest = (Outcome(script.name, source.product, mode) for mode in ("stream", "ddl"))
+    first, keep, late = script.divide()
     for statement in first:
         source.run(statement)
+    source.rewind()
+    source.give_keys()
     tables = source.tables()
     if not tables:
         return [stream]
@@ -323,14 +261,14 @@ def replay_stream(script: Script, source: Source, target: Account, folder: Path)
     if pipeline is None:
         _fail(stream, tables, text, replay.skipped)
         return [stream]
-    source.run("USE replay")
     outcomes = []
     for outcome, statements in ((stream, keep), (rest, late)):
-        if not any(not KEEPS_PLACE.match(s) for s in statements):
+        if not any(not script.grammar.keeps_place.match(s) for s in statements):
             continue
         source.failed = outcome.failed
         for statement in statements:
             source.run(statement)
+        source.rewind()
         outcomes.append(outcome)
         if not follow(replay, pipeline, outcome, tables):
             break
@@ -341,13 +279,19 @@ def follow(
     replay: Replay, pipeline: PipelineFile, outcome: Outcome, tables: Sequence[tuple[str, str]]
 ) -> bool:
     """Mirror what was written and compare; False where the whole source stopped, with a message."""
-    code, errors = run_forked(pipeline, "run", "--until-current")
-    if "Traceback" in errors or code not in (0, 4, 5, 6):
-        outcome.different.append(f"exit {code}: {errors[-1500:]}")
-        return False
-    if code in (4, 5):
-        _fail(outcome, tables, f"exit {code}: {errors[-600:]}")
-        return False
+    while True:
+        code, errors = run_forked(pipeline, "run", "--until-current")
+        if "Traceback" in errors or code not in (0, 4, 5, 6):
+            outcome.different.append(f"exit {code}: {errors[-1500:]}")
+            return False
+        if code not in (4, 5):
+            break
+        # What the operator would do: without the table that is named, the others go on.
+        text = f"exit {code}: {errors[-600:]}"
+        if not replay.leave_out(tables, text) or len(replay.skipped) == len(tables):
+            _fail(outcome, tables, text, replay.skipped)
+            return False
+        pipeline = replay.pipeline(tables)
     rows = pipeline.status()["tables"] if code else []
     paused = {t["source"]: str(t["error"]) for t in rows if t["state"] in ("paused", "error")}
     replay.compare(outcome, tables, paused)
@@ -357,12 +301,12 @@ def follow(
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def replay_script(script: Script, server: Server, target: Server) -> list[Outcome]:
+def replay_script(script: Script, server: Server | PostgresServer, target: Server) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for replay in (lambda *a: [replay_load(*a)], replay_stream):
         name = pick_name()
         target.execute(f"CREATE DATABASE {name}")
-        source = Source(server)
+        source = open_replay_source(server)
         with tempfile.TemporaryDirectory() as folder:
             account = Account(target, target.user, target.password, name)
             outcomes += replay(script, source, account, Path(folder))
@@ -387,7 +331,7 @@ def report(results: Sequence[Result]) -> int:
         print(f"  {number:4} × {reason}")
     print("\ncounts of replays (ddl: what comes after the first change of schema):")
     for key, number in sorted(Counter((o.product, o.mode, o.word) for o in outcomes).items()):
-        print(f"  {key[0]:8} {key[1]:7} {key[2]:22} {number:4}")
+        print(f"  {key[0]:11} {key[1]:7} {key[2]:22} {number:4}")
     files = {o.script for o in whole if o.equal or o.refused or o.different}
     refused = {o.script for o in whole if o.refused}
     different = [o for o in outcomes if o.different]
@@ -411,12 +355,23 @@ def report(results: Sequence[Result]) -> int:
     return 1 if bad or different or len(refused) > MOST_REFUSED * len(files) else 0
 
 
-def replay_cell(scripts: Mapping[str, Script], bench: Bench, cell: str) -> Result:
+def replay_cell(chosen: Mapping[tuple[str, str], Script], bench: Bench, cell: str) -> Result:
     """One file on one product."""
     product, _, name = cell.partition(" ")
-    outcomes = replay_script(scripts[name], bench.source(product), bench.target)
+    source = bench.postgres(product) if product in POSTGRES else bench.source(product)
+    outcomes = replay_script(chosen[product, name], source, bench.target)
     bad = "; ".join(text for outcome in outcomes for text in outcome.different)
     return {"bad": bad, "outcomes": [vars(outcome) for outcome in outcomes]}
+
+
+POSTGRES = ("postgres", "postgres_newest")
+PRODUCTS = ("mysql", "mariadb", *POSTGRES)
+
+
+def find_scripts(product: str, folder: Path, words: Sequence[str] = ()) -> list[Script]:
+    """Those that fit a product and whose names hold all the words."""
+    find = pgscripts.find_scripts if product in POSTGRES else scripts.find_scripts
+    return find(folder, words)
 
 
 SOURCE_SETTINGS: dict[str, Any] = {"event_scheduler": False}
@@ -428,11 +383,11 @@ def main(words: Sequence[str]) -> int:
     if not Path(folder or "/nowhere").is_dir():
         print("REPLICATOR_FIXTURES names no folder of sample data: nothing to replay")
         return 0
-    products = [word for word in words if word in ("mysql", "mariadb")] or ["mysql", "mariadb"]
-    chosen = find_scripts(Path(folder), [word for word in words if word not in products])
-    scripts = {script.name: script for script in chosen}
-    cells = [f"{product} {name}" for product in products for name in scripts]
-    work = partial(replay_cell, scripts)
+    products = [word for word in words if word in PRODUCTS] or PRODUCTS
+    others = [word for word in words if word not in PRODUCTS]
+    chosen = {(p, script.name): script for p in products for script in find_scripts(p, Path(folder), others)}
+    cells = [f"{product} {name}" for product, name in chosen]
+    work = partial(replay_cell, chosen)
     return report(run_cells("replay", cells, work, settings=SOURCE_SETTINGS, target_settings=TARGET_SETTINGS))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,71 @@ _TABLE_DDL = re.compile(
 CREATE_TABLE = re.compile(
     r"(?is)\s*CREATE\s+(OR\s+REPLACE\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?((?:`[^`]+`|[\w$]+)(?:\s*\.\s*(?:`[^`]+`|[\w$]+))?)"
 )
-_NAMES = re.compile(r"`([^`]+)`|\b([\w$]+)\b")
 _DML = re.compile(r"(?is)\s*(INSERT|UPDATE|DELETE|REPLACE|CALL|WITH|BEGIN|START)\b")
 _EVENT = re.compile(r"(?is)\s*CREATE\s+EVENT\s.*?\bDO\b\s*(.*)")
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What a product's statements look like, as far as they are divided; ``schema`` is the one a session begins in."""
+
+    schema: str
+    create_table: re.Pattern[str]
+    table_ddl: re.Pattern[str]
+    subject: Callable[[str], str]
+    """The part of such a statement that names its tables."""
+    dml: re.Pattern[str]
+    makes: re.Pattern[str]
+    """Makes what tables need."""
+    keys: re.Pattern[str]
+    """Gives a table its key after its first rows, as a dump does: belongs to the table's making."""
+    keeps_place: re.Pattern[str]
+    """Holds for all that follows, wherever that is run."""
+    names: re.Pattern[str]
+    enter: Callable[[str, str], str]
+    """The schema that is current after a statement."""
+
+    def is_ddl(self, statement: str) -> bool:
+        return bool(self.create_table.match(statement) or self.table_ddl.match(statement))
+
+    def names_of(self, text: str, schema: str) -> set[str]:
+        """Every word that may name a table, with its schema."""
+        words = {f"{schema}.{(a or b).lower()}" for a, b in self.names.findall(text)}
+        name = self.names.pattern
+        qualified = re.compile(rf"(?:{name})\s*\.\s*(?:{name})")
+        pairs = {f"{(a or b).lower()}.{(c or d).lower()}" for a, b, c, d in qualified.findall(text)}
+        return words - {f"{schema}.{word}" for word in _KEYWORDS} | pairs
+
+
+_KEYWORDS = frozenset(
+    "table alter drop if exists create index on add column insert into values set not null int".split()  # noqa: SIM905
+)
+NEVER = re.compile(r"(?!)")
+_DROP = re.compile(r"(?i)DROP\b")
+
+
+def _subject(statement: str) -> str:
+    create = CREATE_TABLE.match(statement)
+    return create[2] if create else statement[:200]
+
+
+def _enter_database(statement: str, database: str) -> str:
+    match = re.match(r"(?is)\s*USE\s+`?([^`;\s]+)", statement)
+    return match[1].lower() if match else database
+
+
+MYSQL = Grammar(
+    schema="replay",
+    create_table=CREATE_TABLE,
+    table_ddl=_TABLE_DDL,
+    subject=_subject,
+    dml=_DML,
+    makes=re.compile(r"(?i)\s*CREATE (DATABASE|SCHEMA)"),
+    keys=NEVER,
+    keeps_place=re.compile(r"(?i)\s*(USE|SET)\b"),
+    names=re.compile(r"`([^`]+)`|\b([\w$]+)\b"),
+    enter=_enter_database,
+)
 
 
 def unwrap(statement: str) -> str:
@@ -77,6 +139,19 @@ class Script:
 
     name: str
     paths: list[Path]
+    grammar: Grammar
+
+    def divide(self) -> tuple[list[str], list[str], list[str]]:
+        """What makes the tables; what the stream brings up to each one's first change of schema; and the rest."""
+        first, later = divide(self.statements(), self.grammar)
+        return first, *cut(later, self.grammar)
+
+    def before_the_end(self) -> list[str]:
+        """All of it, but not the drops that end many a file."""
+        statements = self.statements()
+        while statements and _DROP.match(statements[-1]):
+            statements.pop()
+        return statements
 
     def statements(self) -> list[str]:
         return [one for path in self.paths for text in read_statements(path) for one in run_events(text)]
@@ -104,7 +179,7 @@ def find_scripts(folder: Path, words: Sequence[str]) -> list[Script]:
             continue
         pair = re.fullmatch(r"(tidb-dm/.*/data/\w+?)\.(prepare|increment).*\.sql", name)
         key = pair[1] if pair else "sakila" if name.startswith("sakila") else name
-        scripts.setdefault(key, Script(key, [])).paths.append(path)
+        scripts.setdefault(key, Script(key, [], MYSQL)).paths.append(path)
     unique: dict[bytes, Script] = {}
     for script in scripts.values():
         script.paths.sort(key=lambda p: ("data" in p.name, "increment" in p.name, p.name))
@@ -113,65 +188,46 @@ def find_scripts(folder: Path, words: Sequence[str]) -> list[Script]:
     return list(unique.values())
 
 
-KEEPS_PLACE = re.compile(r"(?i)\s*(USE|SET)\b")
-_QUALIFIED = re.compile(r"(?:`([^`]+)`|\b([\w$]+))\s*\.\s*(?:`([^`]+)`|([\w$]+))")
-
-
-def names_of(text: str, database: str) -> set[str]:
-    """Every word that may name a table, with its database."""
-    words = {f"{database}.{(a or b).lower()}" for a, b in _NAMES.findall(text)}
-    pairs = {f"{(a or b).lower()}.{(c or d).lower()}" for a, b, c, d in _QUALIFIED.findall(text)}
-    return words - {f"{database}.{word}" for word in _KEYWORDS} | pairs
-
-
-_KEYWORDS = frozenset(
-    "table alter drop if exists create index on add column insert into values set not null int".split()  # noqa: SIM905
-)
-
-
-def enter(statement: str, database: str) -> str:
-    """The database that is current after a statement."""
-    match = re.match(r"(?is)\s*USE\s+`?([^`;\s]+)", statement)
-    return match[1].lower() if match else database
-
-
-def divide(statements: list[str]) -> tuple[list[str], list[str]]:
+def divide(statements: list[str], grammar: Grammar) -> tuple[list[str], list[str]]:
     """What makes the tables, and what the stream brings: everything from a table's first row on."""
     first: list[str] = []
     rest: list[str] = []
     used: set[str] = set()
-    database = "replay"
+    altered: set[str] = set()
+    schema = grammar.schema
     for statement in statements:
-        database = enter(statement, database)
-        create = CREATE_TABLE.match(statement)
-        if _DML.match(statement):
-            used |= names_of(statement[:2000], database)
+        schema = grammar.enter(statement, schema)
+        if grammar.dml.match(statement):
+            used |= grammar.names_of(statement[:2000], schema)
             rest.append(statement)
-        elif KEEPS_PLACE.match(statement):
+        elif grammar.keeps_place.match(statement):
             first.append(statement)
             rest.append(statement)
-        elif create or _TABLE_DDL.match(statement):
-            late = names_of(create[2] if create else statement[:200], database) & used
-            (rest if late else first).append(statement)
+        elif grammar.is_ddl(statement):
+            names = grammar.names_of(grammar.subject(statement), schema)
+            is_late = bool(names & (altered if grammar.keys.match(statement) else used))
+            altered |= names if is_late else set()
+            (rest if is_late else first).append(statement)
         else:
-            (first if re.match(r"(?i)\s*CREATE (DATABASE|SCHEMA)", statement) else rest).append(statement)
+            (first if grammar.makes.match(statement) else rest).append(statement)
     return first, rest
 
 
-def cut(statements: list[str]) -> tuple[list[str], list[str]]:
+def cut(statements: list[str], grammar: Grammar) -> tuple[list[str], list[str]]:
     """Up to the first change of each table's schema, and the rest."""
     changed: set[str] = set()
     keep: list[str] = []
     late: list[str] = []
-    database = "replay"
+    schema = grammar.schema
     for statement in statements:
-        database = enter(statement, database)
-        if KEEPS_PLACE.match(statement):
+        schema = grammar.enter(statement, schema)
+        if grammar.keeps_place.match(statement):
             keep.append(statement)
             late.append(statement)
             continue
-        is_ddl = bool(_TABLE_DDL.match(statement) or CREATE_TABLE.match(statement))
+        is_ddl = grammar.is_ddl(statement)
         if is_ddl:
-            changed |= names_of(statement[:120], database)
-        (late if is_ddl or names_of(statement[:2000], database) & changed else keep).append(statement)
+            changed |= grammar.names_of(grammar.subject(statement), schema)
+        is_late = is_ddl or grammar.names_of(statement[:2000], schema) & changed
+        (late if is_late else keep).append(statement)
     return keep, late

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.scripts import cut, divide, split, unwrap
+from tests.scripts import MYSQL, cut, divide, split, unwrap
 
 
 def test_statements_end_outside_quotes_and_comments_only() -> None:
@@ -30,7 +30,7 @@ def test_a_table_is_followed_up_to_its_first_change_of_schema() -> None:
         "ALTER TABLE t ADD x INT", "INSERT INTO t VALUES (2, 2)", "INSERT INTO u VALUES (1)",
         "USE b", "CREATE TABLE t (id INT)", "INSERT INTO t VALUES (3)",
     ]  # fmt: skip
-    first, rest = divide(script)
+    first, rest = divide(script, MYSQL)
     assert first == [
         "USE a",
         "CREATE TABLE t (id INT)",
@@ -38,7 +38,7 @@ def test_a_table_is_followed_up_to_its_first_change_of_schema() -> None:
         "USE b",
         "CREATE TABLE t (id INT)",
     ]
-    keep, late = cut(rest)
+    keep, late = cut(rest, MYSQL)
     assert keep == [
         "USE a",
         "INSERT INTO t VALUES (1)",
