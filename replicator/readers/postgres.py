@@ -74,7 +74,8 @@ class PostgresReader:
         self._acked = (
             0  # the newest position that is stored, as far as we were told; what was read is no such thing
         )
-        self._asked = 0  # the newest position that anybody was told
+        self._asking = threading.Lock()
+        self._asked = 0  # the newest position that somebody waits for
         self._flushed, self._looked = 0, 0.0  # how far the source was, and when somebody looked
         self._advanced = 0.0  # when an idle position was given away last
         self._exported: tuple[Connection, Exported] | None = None
@@ -117,7 +118,7 @@ class PostgresReader:
         """The newest committed position: what is inserted into the WAL, for a commit may be visible before its flush."""
         with self._session() as connection:
             lsn = postgres_wal.find_committed(connection)
-        self._asked = max(self._asked, lsn)
+        self._await(lsn)
         return LsnPosition(self.identity, self._timeline, lsn)
 
     def parse_position(self, text: str) -> LsnPosition:
@@ -220,6 +221,7 @@ class PostgresReader:
                     postgres_slot.create_slot(replication, control, name, stop, temporary=True),
                 )
         replication, exported = made
+        self._await(exported.lsn)
         sessions: list[PostgresSession] = []
         try:
             for _ in range(workers):
@@ -305,7 +307,7 @@ class PostgresReader:
         self, link: Link, transactions: Transactions, watch: Watch, stop: threading.Event
     ) -> Iterator[StreamItem]:
         pause, asked, left = SOON, time.monotonic(), self.counters.transactions
-        self._asked = max(self._asked, watch.look())
+        self._await(watch.look())
         while not stop.is_set():
             messages = link.fetch(pause)
             if messages:
@@ -314,7 +316,7 @@ class PostgresReader:
             if link.reported and transactions.is_between:
                 yield from self._take_report(link, transactions)
             if watch.is_due():
-                self._asked = max(self._asked, watch.look())
+                self._await(watch.look())
             if watch.found and transactions.is_between and transactions.position.lsn >= watch.lsn:
                 yield from (transactions.pause(name, reason) for name, reason in watch.take())
             if self.counters.transactions == left:  # also while a large one arrives
@@ -327,6 +329,11 @@ class PostgresReader:
                 ):
                     asked = time.monotonic()
                     link.ask()
+
+    def _await(self, lsn: int) -> None:
+        """Somebody waits until the stream is there, though nothing more may come. Any thread may say so."""
+        with self._asking:
+            self._asked = max(self._asked, lsn)
 
     def _take_report(self, link: Link, transactions: Transactions) -> Iterator[StreamItem]:
         """A keepalive: everything of ours up to there has been sent.

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from replicator.model import Heartbeat, Position, StreamItem, TableName, Transaction
+from replicator.model import Heartbeat, Position, SchemaChange, StreamItem, TableName, Transaction
 from replicator.readers import postgres, postgres_link
 from replicator.readers.lsn import format_lsn
 from replicator.readers.postgres import PostgresReader
@@ -148,3 +148,23 @@ def test_a_source_that_decodes_slowly_is_not_level(
         while not isinstance(item := next(work.items), Heartbeat):
             pass
         assert str(item.position).endswith(format_lsn(ahead))
+
+
+def test_a_later_snapshot_is_reached_although_nothing_more_comes(
+    postgres_account: PostgresAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever joins waits for its position, and an idle one is told every ten seconds only."""
+    monkeypatch.setattr(postgres, "ADVANCE_SECONDS", float("inf"))
+    source = postgres_account
+    with reading(source) as work:
+        tables = work.reader.describe({TableName(source.database, "t"): "t"})
+        work.reader.open_snapshot(tables, 1, work.stop).close()
+        run(source, "CREATE TABLE elsewhere (id int PRIMARY KEY)", "INSERT INTO elsewhere VALUES (1)")
+        with contextlib.closing(work.reader.open_snapshot(tables, 1, work.stop)) as later:
+            assert not work.begun.covers(later.position)
+
+            def is_reached() -> bool:
+                item = next(work.items)
+                return not isinstance(item, SchemaChange) and item.position.covers(later.position)
+
+            wait_until(is_reached)

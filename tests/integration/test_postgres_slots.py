@@ -177,8 +177,8 @@ def test_another_server_is_refused(
 
 
 def count_ahead(primary: PostgresServer, standby: PostgresServer) -> int:
-    """How many bytes a standby has still to replay."""
-    [(lsn,)] = primary.execute("SELECT pg_current_wal_insert_lsn()")
+    """How many bytes a standby has still to replay of what is committed; what else is inserted may stay unsent for long."""
+    [(lsn,)] = primary.execute("SELECT pg_current_wal_flush_lsn()")
     return int(standby.execute(f"SELECT greatest(0, '{lsn}' - pg_last_wal_replay_lsn())")[0][0])
 
 
