@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from replicator.checkpoint import Lease, acquire, run_fenced, settle
+from replicator.checkpoint import Lease, acquire, read_short_id, run_fenced, settle
 from replicator.config import Endpoint, PipelineConfig
 from replicator.config.selection import SelectedTable, Selection, select
 from replicator.described import apply_rules, describe_tables
@@ -148,6 +148,8 @@ class _Opening:
         _refuse_torn(status, selection)
         described = _describe(config, reader, selection, stored)
         _refuse_keyless(described.values())
+        if status is not None:
+            reader.recognise(read_short_id(session, config.pipeline))
         _refuse_unready(reader, tuple(described.values()))
         cascades_logged = reader.foreign_key_cascades_logged()
         _refuse_unseen_cascades(

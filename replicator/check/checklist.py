@@ -170,6 +170,11 @@ _SETTINGS: Final = (
         "Fails, with the GRANT.",
     ),
     Registration(
+        "source.publication",
+        "The publication of a pipeline that has begun is as it was left (PostgreSQL).",
+        "Fails where somebody changed or dropped it; warns where somebody took tables out: those will be paused.",
+    ),
+    Registration(
         "source.owner",
         "The account owns what it publishes, or belongs to who does (PostgreSQL).",
         "Fails, with the GRANT.",

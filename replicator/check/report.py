@@ -19,7 +19,7 @@ from rich.text import Text
 from replicator.check.checklist import Findings, Outcome
 from replicator.check.probe import Probe, probe
 from replicator.check.source import Source, check_source, describe_selected
-from replicator.check.target import check_target, report_unseen
+from replicator.check.target import check_target, find_short_id, report_unseen
 from replicator.config import PipelineConfig, load
 from replicator.errors import ConfigError
 
@@ -86,6 +86,8 @@ def check_pipeline(findings: Findings, config: PipelineConfig) -> None:
         if source.failure is None:
             found = check_source(findings, config, source)
             stack.callback(found.close)
+        if found.reader is not None and target.failure is None:
+            found.reader.recognise(find_short_id(config, target))
         folds = _folds_names(target)
         tables = describe_selected(findings, config, found, fold_target_case=folds)
         _report_endpoint(findings, target, "target")

@@ -5,6 +5,8 @@ Everything is asked on a session as a run would open it; nothing is written, not
 
 from __future__ import annotations
 
+import pymysql
+
 from replicator import tablestate, target
 from replicator.check.checklist import Findings
 from replicator.check.grants import missing, privileges_on
@@ -59,6 +61,20 @@ def check_target(
     except TargetError as error:
         report_unseen(findings, tables)
         findings.failed("target.session", subject, error.message, error.hint or "see the target's error log")
+
+
+def find_short_id(config: PipelineConfig, found: Probe) -> str:
+    """What the pipeline's names at the source end with, '' where it never began, or its checkpoint cannot be read."""
+    try:
+        with found.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT short_id FROM _replicator_checkpoint WHERE pipeline=%s AND worker=0",
+                (config.pipeline,),
+            )
+            row = cursor.fetchone()
+    except pymysql.MySQLError:  # the checks of the target say why
+        return ""
+    return str(row[0]) if row else ""
 
 
 def report_unseen(findings: Findings, tables: Tables) -> None:

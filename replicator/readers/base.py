@@ -78,6 +78,10 @@ class Reader(Protocol):
         [], None
     ]  # asked before another process's reading is ended; raises where ours is the older one
 
+    def recognise(self, short_id: str) -> None:
+        """The pipeline has begun under this ``short_id``: `check` and `verify_position` look for what is its own."""
+        ...
+
     def position(self) -> Position:
         """The newest committed position of the source."""
         ...

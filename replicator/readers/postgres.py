@@ -112,6 +112,9 @@ class PostgresReader:
         self.clock_offset = row["now"] - (began + time.time()) / 2
         return f"postgres:{row['system']}/{row['database']}", row["timeline"]
 
+    def recognise(self, short_id: str) -> None:
+        self.short_id = short_id
+
     # --- positions ----------------------------------------------------------------------------------------------------
 
     def position(self) -> Position:
@@ -200,8 +203,11 @@ class PostgresReader:
 
     def check(self, tables: Sequence[TableSchema]) -> Sequence[Requirement]:
         with self._session() as connection:
-            has_slot = bool(self.short_id) and postgres_slot.find_slot(connection, self.slot) is not None
-            return postgres_checks.check(connection, tables, has_slot=has_slot)
+            slot = postgres_slot.find_slot(connection, self.slot) if self.short_id else None
+            requirements = postgres_checks.check(connection, tables, slot)
+            if slot is not None:
+                requirements.append(postgres_publication.judge(connection, self.slot, tables))
+            return requirements
 
     def open_snapshot(
         self,

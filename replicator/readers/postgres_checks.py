@@ -8,6 +8,7 @@ from typing import Final
 from replicator.model import TableSchema
 from replicator.readers.base import Requirement
 from replicator.readers.postgres_session import Connection, Record, fetch, quote_name, quote_table
+from replicator.readers.postgres_slot import Slot
 
 OLDEST: Final = 130_000
 
@@ -31,11 +32,11 @@ _TABLES: Final = (
 )
 
 
-def check(connection: Connection, tables: Sequence[TableSchema], *, has_slot: bool) -> list[Requirement]:
-    """Every requirement, passed or not; ``has_slot``: the pipeline's slot is there already."""
+def check(connection: Connection, tables: Sequence[TableSchema], slot: Slot | None) -> list[Requirement]:
+    """Every requirement, passed or not; ``slot`` is the pipeline's, where it is there already."""
     settings = fetch(connection, _SETTINGS)[0]
     found = {(row["schema"], row["name"]): row for row in fetch(connection, _TABLES)}
-    requirements = list(_check_server(settings, has_slot))
+    requirements = list(_check_server(settings, slot))
     for table in tables:
         row = found.get((table.source.schema, table.source.table))
         if row is not None:
@@ -43,7 +44,7 @@ def check(connection: Connection, tables: Sequence[TableSchema], *, has_slot: bo
     return requirements
 
 
-def _check_server(settings: Record, has_slot: bool) -> Iterator[Requirement]:
+def _check_server(settings: Record, slot: Slot | None) -> Iterator[Requirement]:
     account, database = quote_name(settings["account"]), quote_name(settings["database"])
     yield _judge(
         settings["version"] >= OLDEST,
@@ -75,7 +76,7 @@ def _check_server(settings: Record, has_slot: bool) -> Iterator[Requirement]:
     )
     free = settings["slots"] - settings["used_slots"]
     yield _judge(
-        has_slot or free > 0,
+        slot is not None or free > 0,
         "source.slots",
         "max_replication_slots",
         f"{free} of {settings['slots']} replication slots are free",
@@ -83,7 +84,7 @@ def _check_server(settings: Record, has_slot: bool) -> Iterator[Requirement]:
     )
     free = settings["senders"] - settings["used_senders"]
     yield _judge(
-        free > 0,
+        free > 0 or (slot is not None and slot.active_pid > 0),  # which the newcomer ends
         "source.senders",
         "max_wal_senders",
         f"{free} of {settings['senders']} WAL senders are free",

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 import psycopg
 
 from replicator.errors import PositionLost, SourceError
-from replicator.model import TableName
+from replicator.model import TableName, TableSchema
+from replicator.readers.base import Requirement
 from replicator.readers.lsn import START_AGAIN
 from replicator.readers.postgres_session import Connection, fetch, quote_literal, quote_name, quote_table
 
@@ -40,8 +41,13 @@ class _State(NamedTuple):
                 hint=f"{START_AGAIN}; or, where it is certain that nothing was left out, have it accepted as it is:"
                 f" COMMENT ON PUBLICATION {quote_name(name)} IS {quote_literal(self.build_note())};",
             )
-        noted = set(map(int, match[2].split()))
+        noted = self.find_noted()
         return frozenset(table for oid, table in self.members.items() if oid in noted)
+
+    def find_noted(self) -> frozenset[int]:
+        """The members that were there when we left it."""
+        match = _NOTE.fullmatch(self.note)
+        return frozenset(map(int, match[2].split())) if match else frozenset()
 
 
 def settle(
@@ -86,6 +92,29 @@ def find_left_out(connection: Connection, name: str, tables: Iterable[TableName]
     intact = state.find_intact(name)
     reason = f"it was taken out of publication {name}, or dropped and made anew: changes are missing in what the source sent"
     return {table: reason for table in tables if table not in intact}
+
+
+def judge(connection: Connection, name: str, tables: Iterable[TableSchema]) -> Requirement:
+    """Whether a pipeline that has begun can go on with its publication."""
+    try:
+        state = _read(connection, name)
+        if state is None:
+            raise _gone(name)
+        intact = state.find_intact(name)
+    except PositionLost as error:
+        return Requirement("source.publication", "fail", name, error.message, error.hint)
+    missing = len(state.find_noted()) - len(intact)
+    if missing or len(intact) < len(state.members):
+        doubtful = ", ".join(str(table.source) for table in tables if table.source not in intact)
+        return Requirement(
+            "source.publication",
+            "warn",
+            name,
+            f"somebody took tables out of it, or put some in: of {doubtful or 'tables that left the file'}, those that are"
+            " loaded missed changes and will be paused",
+            START_AGAIN,
+        )
+    return Requirement("source.publication", "pass", name, f"{len(intact)} tables, as it was left")
 
 
 def drop(connection: Connection, name: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from replicator.pgserver import start_postgres
 from tests.accounts import Account
 from tests.pgaccounts import PostgresAccount, make_postgres_account
-from tests.processes import PipelineFile, write_pipeline
+from tests.processes import PipelineFile, end, follow, write_pipeline
 
 FAULTS: dict[str, tuple[str, list[str]]] = {
     "no replication": ("source.grant.replication", ["ALTER ROLE {account} NOREPLICATION"]),
@@ -86,17 +86,59 @@ def test_a_deferrable_key_is_no_identity(
     assert target_account.query("SELECT id FROM t") == [(2,)]
 
 
-def test_wal_level_and_slots(target_account: Account, tmp_path: Path) -> None:
+def test_wal_level_slots_and_senders(target_account: Account, tmp_path: Path) -> None:
+    """All at their worst, mended by what is said; then all are used up by the pipeline itself, which is no fault."""
     with (
-        start_postgres(wal_level="replica", max_replication_slots=0) as server,
+        start_postgres(wal_level=None, max_replication_slots=None, max_wal_senders=None) as server,
         make_postgres_account(server) as account,
     ):
-        pipeline = make(account, target_account, tmp_path)
-        assert {item["id"] for item in check(pipeline)} == {"source.wal_level", "source.slots"}
-        assert pipeline.run("load", "FILE").returncode == 4
-        server.settings |= {"wal_level": "logical", "max_replication_slots": 2}
+        server.execute(["ALTER SYSTEM SET max_replication_slots = 0", "ALTER SYSTEM SET max_wal_senders = 0"])
         server.restart()
+        pipeline = make(account, target_account, tmp_path)
+        failed = check(pipeline)
+        assert {item["id"] for item in failed} == {"source.wal_level", "source.slots", "source.senders"}
+        refused = pipeline.run("load", "FILE")
+        assert refused.returncode == 4, refused.stderr
+        for item in failed:
+            server.execute(item["fix"].partition("--")[0])
+        server.restart()
+        assert check(pipeline) == []
         pipeline.must("load", "FILE")
+        server.execute(["ALTER SYSTEM SET max_replication_slots = 1", "ALTER SYSTEM SET max_wal_senders = 1"])
+        server.restart()
+        assert check(pipeline) == []
+        process = pipeline.start("run", "FILE")
+        follow(process, "state=streaming")
+        assert check(pipeline) == []
+        other = write_pipeline(tmp_path, account, target_account, name="other")
+        assert {item["id"] for item in check(other)} >= {"source.slots", "source.senders"}
+        pipeline.must("run", "FILE", "--until-current")  # the newcomer takes slot and sender over
+        assert end(process)[0] == 5
+
+
+def test_a_publication_that_somebody_changed(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    source = postgres_account
+    pipeline = make(source, target_account, tmp_path)
+    pipeline.must("load", "FILE")
+    [(name,)] = source.query("SELECT pubname FROM pg_publication")
+    found = json.loads(pipeline.must("check", "FILE", "--json"))["checks"]
+    assert [item["status"] for item in found if item["id"] == "source.publication"] == ["pass"]
+    source.query(f"ALTER PUBLICATION {name} DROP TABLE t")
+    found = json.loads(pipeline.must("check", "FILE", "--json"))["checks"]
+    [warned] = [item for item in found if item["id"] == "source.publication"]
+    assert warned["status"] == "warn"
+    assert f"{source.database}.t" in warned["message"]
+    source.query(f"ALTER PUBLICATION {name} SET (publish = 'insert')")
+    [failed] = check(pipeline)
+    assert failed["id"] == "source.publication"
+    source.query(f"DROP PUBLICATION {name}")
+    [failed] = check(pipeline)
+    assert (failed["id"], failed["subject"]) == ("source.publication", name)
+    assert "replicator drop" in failed["fix"]
+    pipeline.must("drop", "FILE")
+    assert check(pipeline) == []
 
 
 def test_a_password_that_is_wrong_and_a_database_that_is_not_there(
