@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from typing import Any, Final
@@ -10,7 +11,7 @@ import psycopg
 
 from replicator.config import Source
 from replicator.errors import SourceError
-from replicator.readers.postgres_session import connect, fetch
+from replicator.readers.postgres_session import STRANGE_WORDS, connect, fetch, quote_name
 
 PINGS: Final = 5
 
@@ -39,6 +40,67 @@ def measure(connection: Any) -> tuple[float, float]:
     return statistics.median(times), offset
 
 
-def build_client(source: Source) -> str:
-    """The command line of psql for this endpoint."""
-    return f"psql -h {source.host} -p {source.port} -U '{source.user}' '{source.database}'"
+def explain(text: str, source: Source, side: str) -> tuple[str, str]:
+    """Which step a failed login failed at (tls, login, database), and what mends it."""
+    if "pg_hba.conf" in text:
+        return "login", _admit(text, source, side)
+    if any(words in text for words in STRANGE_WORDS):
+        return "login", f"nc -w 2 {source.host} {source.port}    # another server: then correct {side}.port"
+    for words, step, fix in _REFUSALS:
+        if re.search(words, text):
+            user, database = quote_name(source.user), quote_name(source.database or "")
+            return step, fix.format(user=user, database=database, side=side)
+    client = f"psql -h {source.host} -p {source.port} -U '{source.user}' '{source.database}'"
+    return "login", f"{client}    # type the password by hand; then correct {side}.user or {side}.password"
+
+
+def _admit(text: str, source: Source, side: str) -> str:
+    """The command that lets the account in from where the server sees it; the first line that fits counts there."""
+    host = re.search(r'host "([^"]+)"', text)
+    address = host[1] if host else "0.0.0.0"
+    kind = "hostssl" if "SSL encryption" in text else "host"
+    bits = 128 if ":" in address else 32
+    line = f'{kind} "{source.database}" "{source.user}" {address}/{bits} scram-sha-256'
+    other = (
+        f"; or {side}: {{tls: {{mode: required}}}}, where a hostssl line is there" if kind == "host" else ""
+    )
+    return (
+        f"sed -i '1i {line}' \"$(psql -XAtc 'SHOW hba_file')\" && psql -c 'SELECT pg_reload_conf()'"
+        f"    # at the {side}, as the user postgres{other}"
+    )
+
+
+_RESTART: Final = "then restart the server"
+_REFUSALS: Final = (
+    (
+        r'database "[^"]*" does not exist',
+        "database",
+        "CREATE DATABASE {database};    -- or correct {side}.database",
+    ),
+    ("permission denied for database", "database", "GRANT CONNECT ON DATABASE {database} TO {user};"),
+    ("is not permitted to log in", "login", "ALTER ROLE {user} LOGIN;"),
+    ("too many connections for role", "login", "ALTER ROLE {user} CONNECTION LIMIT -1;"),
+    ("too many connections for database", "login", "ALTER DATABASE {database} CONNECTION LIMIT -1;"),
+    (
+        "too many clients|remaining connection slots",
+        "login",
+        f"ALTER SYSTEM SET max_connections = 200;    -- {_RESTART}; or end idle sessions there",
+    ),
+    (
+        "does not support SSL",
+        "tls",
+        "ALTER SYSTEM SET ssl = on;    -- with a certificate as ssl_cert_file and ssl_key_file, then SELECT"
+        " pg_reload_conf(); only where the whole way is private: {side}: {{tls: {{mode: preferred}}}}",
+    ),
+    (
+        "certificate",
+        "tls",
+        "set {side}.tls.ca to the authority that signed it; for verify_identity, {side}.host must be its name",
+    ),
+    (
+        "SSL",
+        "tls",
+        'psql "sslmode=require"    # at the {side}: what does its log say? then correct {side}.tls',
+    ),
+)
+"""What a refusal says, the step that it is about, and its fix."""

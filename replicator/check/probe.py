@@ -186,9 +186,7 @@ def _login_postgres(found: Probe, side: str) -> Failure | None:
     try:
         found.connection, found.tls = pgprobe.login(found.endpoint)
     except SourceError as error:
-        step = "tls" if "SSL" in error.message or "certificate" in error.message else "login"
-        client = pgprobe.build_client(found.endpoint)
-        fix = f"{client}    # type the password by hand; then correct {side}.user, {side}.password or pg_hba.conf"
+        step, fix = pgprobe.explain(error.message, found.endpoint, side)
         return Failure(step, error.message, fix)
     return None
 

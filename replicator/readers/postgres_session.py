@@ -24,6 +24,8 @@ Connection = psycopg.Connection[Any]
 Record = dict[str, Any]
 
 CONNECT_SECONDS: Final = 10
+STRANGE_WORDS: Final = ("invalid response to SSL negotiation", "expected authentication request")
+"""What libpq says of a server that speaks another protocol."""
 _TLS: Final = {
     TlsMode.DISABLED: "disable",
     TlsMode.PREFERRED: "prefer",
@@ -38,16 +40,19 @@ _KEEPALIVE: Final = {
     "keepalives_count": "4",
     "tcp_user_timeout": "30000",
 }
-# What a refused login says; libpq gives no code for it.
+# What a login says that waiting does not mend; libpq gives no code for it.
 _FINAL_WORDS: Final = (
     "password authentication failed",
     "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
     "does not exist",
+    "is not permitted to log in",
     "must be superuser or replication role",
     "permission denied",
     "server does not support SSL",
     "certificate",
     "no password supplied",
+    *STRANGE_WORDS,
 )
 
 
@@ -105,9 +110,7 @@ def explain(error: Exception, address: str) -> SourceError:
     text = " ".join(str(error).split())
     state = getattr(error, "sqlstate", None) or ""
     if not state and any(word in text for word in _FINAL_WORDS):
-        return SourceError(
-            f"{address}: {text}", hint="see docs/how-to on a PostgreSQL source, or run `replicator check`"
-        )
+        return SourceError(f"{address}: {text}", hint="run `replicator check`: it says what mends this")
     return build_error(state, f"{address}: {text}")
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replicator.pgserver import start_postgres
+from replicator.certificates import make_certificates
+from replicator.pgserver import PostgresServer, start_postgres
 from tests.accounts import Account
 from tests.pgaccounts import PostgresAccount, make_postgres_account
 from tests.processes import PipelineFile, end, follow, write_pipeline
@@ -140,16 +145,177 @@ def test_a_publication_that_somebody_changed(
     assert check(pipeline) == []
 
 
-def test_a_password_that_is_wrong_and_a_database_that_is_not_there(
+# --- logins -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_password_that_is_wrong(
     postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
 ) -> None:
     pipeline = make(postgres_account, target_account, tmp_path)
-    pipeline.edit("source", database="nowhere")
-    assert [item["id"] for item in check(pipeline)] == ["source.login"]
-    assert pipeline.run("load", "FILE").returncode == 4
-    pipeline.edit("source", database=postgres_account.database)
     pipeline.env["SOURCE_PASSWORD"] = "wrong"
     [failed] = check(pipeline)
     assert failed["id"] == "source.login"
     assert "password authentication failed" in failed["message"]
+    assert pipeline.run("run", "FILE").returncode == 4
+
+
+LOGINS = {
+    "no database": ("source.database", "ALTER DATABASE {name} RENAME TO {name}_gone", "does not exist"),
+    "no connect": (
+        "source.database",
+        "REVOKE CONNECT ON DATABASE {name} FROM PUBLIC, {name}",
+        "permission denied",
+    ),
+    "no login": ("source.login", "ALTER ROLE {name} NOLOGIN", "not permitted to log in"),
+    "none left to it": ("source.login", "ALTER ROLE {name} CONNECTION LIMIT 0", "too many connections"),
+    "none left to the database": (
+        "source.login",
+        "ALTER DATABASE {name} CONNECTION LIMIT 0",
+        "too many connections",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", LOGINS)
+def test_a_login_that_is_refused_is_mended_by_what_is_said(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path, fault: str
+) -> None:
+    source = postgres_account
+    pipeline = make(source, target_account, tmp_path)
+    expected, deed, said = LOGINS[fault]
+    source.server.execute(deed.format(name=source.database))
+    try:
+        [failed] = check(pipeline)
+        assert failed["id"] == expected
+        assert said in failed["message"]
+        if "too many" not in said:  # which a run waits for
+            assert pipeline.run("run", "FILE").returncode == 4
+        source.server.execute(failed["fix"].partition("--")[0])
+        assert "source.login" not in [item["id"] for item in check(pipeline)]
+        assert "source.database" not in [item["id"] for item in check(pipeline)]
+    finally:
+        if fault == "no database":
+            source.server.execute(f"DROP DATABASE IF EXISTS {source.database}")
+            source.server.execute(f"ALTER DATABASE {source.database}_gone RENAME TO {source.database}")
+
+
+def paste(server: PostgresServer, command: str, folder: Path) -> None:
+    """Run a line in a shell of the server's machine, with its own psql."""
+    (folder / "psql").write_text(f'#!/bin/sh\nexec {shlex.join(server.installation.command("psql"))} "$@"\n')
+    (folder / "psql").chmod(0o755)
+    place = {"PGHOST": str(server.directory), "PGPORT": str(server.port), "PGDATABASE": "postgres"}
+    login = {"PGUSER": server.user, "PGPASSWORD": server.password, "PATH": f"{folder}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", command], env=os.environ | place | login, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "tls"),
+    [("", False), ("host all all all reject\n", True)],
+    ids=["no line", "a line that rejects"],
+)
+def test_an_account_that_pg_hba_does_not_let_in(
+    target_account: Account, tmp_path: Path, line: str, tls: bool
+) -> None:
+    certificates = make_certificates(tmp_path) if tls else None
+    with start_postgres(tls=certificates) as server, make_postgres_account(server) as account:
+        (server.datadir / "pg_hba.conf").write_text(f"local all all scram-sha-256\n{line}")
+        server.restart()
+        pipeline = make(account, target_account, tmp_path)
+        [failed] = check(pipeline)
+        assert failed["id"] == "source.login"
+        assert "pg_hba.conf" in failed["message"]
+        assert pipeline.run("run", "FILE").returncode == 4
+        paste(server, failed["fix"], tmp_path)
+        assert check(pipeline) == []
+        pipeline.must("load", "FILE")  # the line is good for replication too
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """Its certificate is for "localhost" alone; who comes without TLS is sent away."""
+    with start_postgres(tls=make_certificates(tmp_path_factory.mktemp("tls"), ["localhost"])) as server:
+        (server.datadir / "pg_hba.conf").write_text(
+            "local all all scram-sha-256\nhostssl all all all scram-sha-256\n"
+        )
+        server.restart()
+        yield server
+
+
+@pytest.fixture
+def encrypted_account(encrypted: PostgresServer) -> Iterator[PostgresAccount]:
+    with make_postgres_account(encrypted) as account:
+        yield account
+
+
+def read_tls(pipeline: PipelineFile) -> str:
+    found = json.loads(pipeline.must("check", "FILE", "--json"))["checks"]
+    [message] = [item["message"] for item in found if item["id"] == "source.tls"]
+    return str(message)
+
+
+def test_each_tls_mode_is_what_it_says(
+    encrypted_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """In check, load and stream alike: every session of these ends would be sent away without TLS."""
+    source = encrypted_account
+    pipeline = make(source, target_account, tmp_path)
+    own = str(source.server.tls.ca) if source.server.tls else ""
+    other = str(make_certificates(tmp_path, ["localhost"]).ca)
+    for mode, ca, host in (
+        ("preferred", None, "127.0.0.1"),
+        ("required", None, "127.0.0.1"),
+        ("verify_ca", own, "127.0.0.1"),
+        ("verify_identity", own, "localhost"),
+    ):
+        pipeline.edit("source", tls={"mode": mode} | ({"ca": ca} if ca else {}), host=host)
+        message = read_tls(pipeline)
+        assert message.startswith("TLSv1.3 ")
+        assert ("certificate verified" in message) == mode.startswith("verify")
+        pipeline.must("run", "FILE", "--until-current")
+    for mode, ca, host in (
+        ("verify_ca", other, "localhost"),
+        ("verify_identity", other, "localhost"),
+        ("verify_identity", own, "127.0.0.1"),
+        ("verify_identity", None, "localhost"),  # the system's authorities do not know it
+    ):
+        pipeline.edit("source", tls={"mode": mode} | ({"ca": ca} if ca else {}), host=host)
+        [failed] = check(pipeline)
+        assert failed["id"] == "source.tls", mode
+        assert "certificate" in failed["message"]
+        assert "source.tls.ca" in failed["fix"]
+        assert pipeline.run("run", "FILE").returncode == 4
+    pipeline.edit("source", tls={"mode": "disabled"}, host="127.0.0.1")
+    [failed] = check(pipeline)
+    assert failed["id"] == "source.login"
+    assert "no encryption" in failed["message"]
+    assert "tls: {mode: required}" in failed["fix"]
+
+
+def test_a_server_without_tls_takes_preferred_and_fails_required(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    pipeline = make(postgres_account, target_account, tmp_path)
+    pipeline.edit("source", tls={"mode": "preferred"})
+    assert read_tls(pipeline).startswith("plain text")
+    pipeline.must("load", "FILE")
+    pipeline.edit("source", tls={"mode": "required"})
+    [failed] = check(pipeline)
+    assert failed["id"] == "source.tls"
+    assert "ssl = on" in failed["fix"]
+    assert pipeline.run("run", "FILE").returncode == 4
+
+
+@pytest.mark.parametrize("mode", ["preferred", "disabled"])
+def test_a_port_where_another_server_answers_is_not_waited_for(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path, mode: str
+) -> None:
+    """A MySQL server greets; what it says is no answer to what we asked."""
+    pipeline = make(postgres_account, target_account, tmp_path)
+    pipeline.edit("source", port=target_account.server.port, tls={"mode": mode})
+    [failed] = check(pipeline)
+    assert failed["id"] == "source.login"
+    assert "source.port" in failed["fix"]
     assert pipeline.run("run", "FILE").returncode == 4
