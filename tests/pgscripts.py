@@ -29,6 +29,10 @@ COPY_DATA = "\n\\.\n"
 """Between a COPY and the lines that a file has for it."""
 
 
+GIVEN = {"a": "1", "b": "100"}
+"""What pgcopydb's tests hand over on psql's command line."""
+
+
 @dataclass
 class _Reader:
     """Reads a script from its first character to its last."""
@@ -37,7 +41,7 @@ class _Reader:
     at: int = 0
 
     def __post_init__(self) -> None:
-        self._variables: dict[str, str] = {}
+        self._variables = dict(GIVEN)
         self._parts: list[str] = []
         self._depth = 0
 

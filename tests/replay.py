@@ -38,7 +38,7 @@ from tests.processes import PipelineFile, write_pipeline
 from tests.replaysources import MysqlSource, PostgresSource, open_replay_source
 from tests.scripts import Script
 
-KEYLESS = "without a primary key or a unique NOT NULL key"
+KEYLESS = ("without a primary key or a unique NOT NULL key", "no replica identity tells its rows apart")
 BROKEN = "the source cannot open this table"
 MOST_REFUSED = 0.1
 """Of the files that have tables."""
@@ -95,7 +95,7 @@ class Outcome:
 
     def leave_out(self, name: str, reason: str) -> None:
         """A table that is not mirrored: for want of a key, because its own server cannot read it, or refused."""
-        if KEYLESS in reason:
+        if any(text in reason for text in KEYLESS):
             self.keyless += 1
         elif BROKEN in reason:
             self.broken += 1
@@ -139,16 +139,19 @@ class Replay:
         chosen: dict[str, object] = {
             spell(schema, table): {"skip": True}
             if f"{schema}.{table}" in self.skipped
-            else {"to": self.target_name(schema, table, several)}
+            else {"to": self.target_name(schema, table, several, pattern=True)}
             for schema, table in tables
         }
         return write_pipeline(self.folder, self.source.account, self.target, name=self.mode, tables=chosen)
 
     @staticmethod
-    def target_name(schema: str, table: str, several: bool) -> str:
+    def target_name(schema: str, table: str, several: bool, *, pattern: bool = False) -> str:
+        """Or the ``pattern`` that a pipeline file has for it."""
         name = f"{schema}__{table}" if several else table
-        # `to` takes no dot, which would be a database; a name too long for the target is this replay's own doing.
-        return name if len(name) <= 64 and "." not in name else f"t_{zlib.crc32(name.encode()):08x}"
+        # A dot would be a database; a name too long for the target is this replay's own doing.
+        if len(name) > 64 or "." in name:
+            return f"t_{zlib.crc32(name.encode()):08x}"
+        return ("{schema}__{table}" if several else "{table}") if pattern else name
 
     def load(self, tables: Sequence[tuple[str, str]]) -> tuple[PipelineFile | None, str]:
         """Load; a table that the program names when it refuses is left out, and the load is tried again."""
@@ -202,8 +205,8 @@ def spell(schema: str, table: str) -> str:
 
 
 def plain_reason(text: str, name: str) -> str:
-    """The line that names a table, without the names of all the others."""
-    for line in text.splitlines():
+    """The line that names a table, without the names of all the others; the last one is what ended it."""
+    for line in reversed(text.splitlines()):
         if name in line:
             return re.sub(r"(\S+, ){2,}\S+", "…", line).replace(name, "TABLE")
     return text
