@@ -40,6 +40,9 @@ from tests.scripts import Script
 
 KEYLESS = ("without a primary key or a unique NOT NULL key", "no replica identity tells its rows apart")
 BROKEN = "the source cannot open this table"
+CRASH = "Traceback"
+REFUSALS = (2, 3, 4, 5, 6)
+"""Exit codes of a program that says no; any other one is a fault of its own."""
 MOST_REFUSED = 0.1
 """Of the files that have tables."""
 
@@ -163,8 +166,10 @@ class Replay:
             code, errors = run_forked(pipeline, "load")
             if code == 0:
                 return pipeline, ""
-            text = f"exit {code}: {errors[-1500:] if 'Traceback' in errors else errors[:600]}"
-            if "Traceback" in errors or not self.leave_out(tables, errors):
+            if CRASH in errors or code not in REFUSALS or not errors.strip():
+                return None, f"{CRASH}, exit {code}: …{errors[-1500:]}"
+            text = f"exit {code}: {errors[:600]}"
+            if not self.leave_out(tables, errors):
                 return None, text
         return None, text
 
@@ -241,7 +246,7 @@ def _fail(
 ) -> None:
     """Nothing of this replay is mirrored: each table for its own reason, or for the one that ended all."""
     reasons = reasons or {}
-    if "Traceback" in text or not text:
+    if CRASH in text or not text:
         outcome.different.append(text or "no message")
     else:
         for schema, table in tables:
@@ -284,7 +289,7 @@ def follow(
     """Mirror what was written and compare; False where the whole source stopped, with a message."""
     while True:
         code, errors = run_forked(pipeline, "run", "--until-current")
-        if "Traceback" in errors or code not in (0, 4, 5, 6):
+        if CRASH in errors or code not in (0, 4, 5, 6):
             outcome.different.append(f"exit {code}: {errors[-1500:]}")
             return False
         if code not in (4, 5):
