@@ -231,7 +231,7 @@ class PostgresReader:
         sessions: list[PostgresSession] = []
         try:
             for _ in range(workers):
-                sessions.append(PostgresSession(connect(self._source), exported.snapshot))
+                sessions.append(PostgresSession(connect(self._source), exported.snapshot, stop))
         except BaseException:
             for session in sessions:
                 session.close()

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import psycopg
+
 from replicator.errors import ColumnUnfit, SourceError, TableUnfit
 from replicator.model import (
     Column,
@@ -25,7 +27,7 @@ from replicator.model import (
 )
 from replicator.readers.pgoutput import explain_columns
 from replicator.readers.postgres_defaults import translate_default
-from replicator.readers.postgres_session import Connection, Record, fetch, quote_table
+from replicator.readers.postgres_session import Connection, Record, build_locked, fetch, quote_table
 from replicator.typemap.capacity import parse_shape
 from replicator.typemap.postgres import (
     INDEX_BYTES,
@@ -48,11 +50,12 @@ _OWN_SCHEMAS: Final = (
 )
 _TABLES: Final = (
     "SELECT n.nspname AS schema, c.relname AS name, c.oid::int8 AS oid, c.relkind AS kind, c.relreplident AS identity,"
-    " greatest(c.reltuples, 0)::int8 AS rows, pg_table_size(c.oid) AS bytes,"
-    " obj_description(c.oid, 'pg_class') AS comment"
+    " greatest(c.reltuples, 0)::int8 AS rows, obj_description(c.oid, 'pg_class') AS comment"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
     f" WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND {_OWN_SCHEMAS}"
 )
+# Waits for who holds a table for himself alone, as {default} below does: not to be asked while a stream stands by.
+_SIZES: Final = "SELECT oid::int8 AS oid, pg_table_size(oid) AS bytes FROM pg_class WHERE oid = ANY(%s)"
 # Domains are followed to what they are made of; their own modifier goes with them.
 _COLUMNS: Final = """
 WITH RECURSIVE base AS (
@@ -64,11 +67,13 @@ WITH RECURSIVE base AS (
   FROM base b JOIN pg_type t ON t.oid = b.typbasetype WHERE b.typtype = 'd')
 SELECT a.attrelid::int8 AS relation, a.attnum AS number, a.attname AS name, a.attnotnull AS is_set,
   a.attidentity AS identity, a.attgenerated AS generated, format_type(a.atttypid, a.atttypmod) AS source_type,
-  pg_get_expr(d.adbin, d.adrelid) AS "default", col_description(a.attrelid, a.attnum) AS comment,
+  {default} AS "default", col_description(a.attrelid, a.attnum) AS comment,
   b.typname AS type, b.typtype AS typtype, b.modifier AS modifier
 FROM pg_attribute a JOIN base b ON b.attrelid = a.attrelid AND b.attnum = a.attnum AND b.typtype <> 'd'
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 ORDER BY a.attrelid, a.attnum"""
+_WITH_DEFAULTS: Final = _COLUMNS.format(default="pg_get_expr(d.adbin, d.adrelid)")
+_WITHOUT_DEFAULTS: Final = _COLUMNS.format(default="NULL")
 _INDEXES: Final = """
 SELECT i.indrelid::int8 AS relation, c.relname AS name, i.indisprimary AS is_primary, i.indisunique AS is_unique,
   i.indisreplident AS is_identity, i.indimmediate AS is_immediate,
@@ -99,7 +104,7 @@ def describe(
     types: Mapping[TableName, Mapping[str, str]],
 ) -> list[TableSchema]:
     """The schemas of these tables; ``types`` are the target types wanted for columns. Raises SourceError for a table that
-    is not there, ColumnUnfit for a type that a column cannot have.
+    is not there, ColumnUnfit for a type that a column cannot have, SourceLocked where somebody has one for himself alone.
     """
     found = {TableName(row["schema"], row["name"]): row for row in fetch(connection, _TABLES)}
     for name in targets.keys() - found.keys():
@@ -108,16 +113,25 @@ def describe(
             hint="correct the name; a partition is mirrored with its partitioned table",
         )
     oids = [found[name]["oid"] for name in targets]
-    columns, indexes, keys = (
-        _group(fetch(connection, sql, (oids,))) for sql in (_COLUMNS, _INDEXES, _FOREIGN_KEYS)
-    )
+    try:
+        sizes = {row["oid"]: row["bytes"] for row in fetch(connection, _SIZES, (oids,))}
+        columns, indexes, keys = (
+            _group(fetch(connection, sql, (oids,))) for sql in (_WITH_DEFAULTS, _INDEXES, _FOREIGN_KEYS)
+        )
+    except psycopg.errors.LockNotAvailable:
+        raise build_locked(connection, targets, "tables cannot be described") from None
     schemas = []
     for name, target in targets.items():
         oid = found[name]["oid"]
         schemas.append(
-            _Builder(name, found[name], columns[oid], indexes[oid], keys[oid], types.get(name, {})).build(
-                target
-            )
+            _Builder(
+                name,
+                found[name] | {"bytes": sizes.get(oid, 0)},
+                columns[oid],
+                indexes[oid],
+                keys[oid],
+                types.get(name, {}),
+            ).build(target)
         )
     return schemas
 
@@ -134,7 +148,7 @@ def find_changed(connection: Connection, tables: Mapping[TableName, TableSchema]
     found = {TableName(row["schema"], row["name"]): row for row in fetch(connection, _TABLES)}
     reasons = {name: "the table is gone" for name in tables if name not in found}
     present = [name for name in tables if name in found]
-    columns = _group(fetch(connection, _COLUMNS, ([found[name]["oid"] for name in present],)))
+    columns = _group(fetch(connection, _WITHOUT_DEFAULTS, ([found[name]["oid"] for name in present],)))
     for name in present:
         rows = columns[found[name]["oid"]]
         now = {row["name"]: row["source_type"] for row in rows if not row["generated"]}

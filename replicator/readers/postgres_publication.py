@@ -16,7 +16,14 @@ from replicator.errors import PositionLost, SourceError
 from replicator.model import TableName, TableSchema
 from replicator.readers.base import Requirement
 from replicator.readers.lsn import START_AGAIN
-from replicator.readers.postgres_session import Connection, fetch, quote_literal, quote_name, quote_table
+from replicator.readers.postgres_session import (
+    Connection,
+    build_locked,
+    fetch,
+    quote_literal,
+    quote_name,
+    quote_table,
+)
 
 _OPTIONS: Final = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
 _NOTE: Final = re.compile(r"replicator: row (\d+), members ?([\d ]*)")
@@ -65,10 +72,12 @@ def settle(
     wanted = {table for table in tables if table in intact or table not in loaded}
     if wanted != intact or len(intact) != len(state.members):
         if wanted:
-            _change(connection, name, [f"ALTER PUBLICATION {quote_name(name)} SET TABLE {_list(wanted)}"])
+            sql = f"ALTER PUBLICATION {quote_name(name)} SET TABLE {_list(wanted)}"
+            _change(connection, name, [sql], wanted.union(state.members.values()))
         elif state.members:
             members = _list(state.members.values())
-            _change(connection, name, [f"ALTER PUBLICATION {quote_name(name)} DROP TABLE {members}"])
+            sql = f"ALTER PUBLICATION {quote_name(name)} DROP TABLE {members}"
+            _change(connection, name, [sql], state.members.values())
 
 
 def create(connection: Connection, name: str, tables: Collection[TableName]) -> None:
@@ -81,6 +90,7 @@ def create(connection: Connection, name: str, tables: Collection[TableName]) -> 
             f"DROP PUBLICATION IF EXISTS {quote_name(name)}",
             f"CREATE PUBLICATION {quote_name(name)} {members}WITH ({_OPTIONS})",
         ],
+        tables,
     )
 
 
@@ -122,8 +132,12 @@ def drop(connection: Connection, name: str) -> None:
     connection.execute(f"DROP PUBLICATION IF EXISTS {quote_name(name)}".encode())
 
 
-def _change(connection: Connection, name: str, statements: Iterable[str]) -> None:
-    """Run the statements and note what came of them, all or nothing."""
+def _change(
+    connection: Connection, name: str, statements: Iterable[str], tables: Iterable[TableName]
+) -> None:
+    """Run the statements and note what came of them, all or nothing. They lock ``tables`` against other changes of theirs,
+    not against reading and writing. Raises SourceLocked, SourceError.
+    """
     try:
         with connection.transaction():
             for sql in statements:
@@ -132,6 +146,9 @@ def _change(connection: Connection, name: str, statements: Iterable[str]) -> Non
             assert state is not None
             note = quote_literal(state.build_note())
             connection.execute(f"COMMENT ON PUBLICATION {quote_name(name)} IS {note}".encode())
+    except psycopg.errors.LockNotAvailable:
+        what = f"publication {name} cannot be changed"
+        raise build_locked(connection, tables, what, to_change=True) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SourceError(
             f"publication {name} cannot be made: {' '.join(str(error).split())}",

@@ -7,7 +7,7 @@ load and stream. Private to the readers of this product.
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -15,7 +15,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from replicator.config import Source
-from replicator.errors import SnapshotLost, SourceError, SourceUnavailable
+from replicator.errors import SnapshotLost, SourceError, SourceLocked, SourceUnavailable
 from replicator.model import TableName
 from replicator.tls import Tls, TlsMode
 from replicator.typemap.postgres import SESSION
@@ -24,6 +24,7 @@ Connection = psycopg.Connection[Any]
 Record = dict[str, Any]
 
 CONNECT_SECONDS: Final = 10
+LOCK_SECONDS: Final = 5  # what else wants the table queues behind a lock that waits
 STRANGE_WORDS: Final = ("invalid response to SSL negotiation", "expected authentication request")
 """What libpq says of a server that speaks another protocol."""
 _TLS: Final = {
@@ -33,6 +34,8 @@ _TLS: Final = {
     TlsMode.VERIFY_CA: "verify-ca",
     TlsMode.VERIFY_IDENTITY: "verify-full",
 }
+# Rather an error than to wait in a queue for ever, or to read in silence only what a policy shows.
+_CAREFUL: Final = {"lock_timeout": f"{LOCK_SECONDS}s", "row_security": "off"}
 # Find out about a dead peer in half a minute: tunnels die without a word.
 _KEEPALIVE: Final = {
     "keepalives_idle": "10",
@@ -61,7 +64,10 @@ def connect(source: Source, *, replication: bool = False) -> Connection:
 
     ``replication``: one that takes replication commands, and queries as well.
     """
-    options = " ".join(f"-c {name}={_escape(value)}" for name, value in SESSION.items())
+    settings = (
+        SESSION if replication else SESSION | _CAREFUL
+    )  # a slot waits for transactions, by locks, for minutes
+    options = " ".join(f"-c {name}={_escape(value)}" for name, value in settings.items())
     conninfo = make_conninfo(
         host=source.host,
         port=source.port,
@@ -105,6 +111,56 @@ def fetch(
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
+_HOLDERS: Final = """
+WITH RECURSIVE wanted AS (
+  SELECT c.oid FROM unnest(%(schemas)s::text[], %(names)s::text[]) AS t(schema, name)
+  JOIN pg_namespace n ON n.nspname = t.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name
+ UNION
+  SELECT i.inhrelid FROM wanted w JOIN pg_inherits i ON i.inhparent = w.oid)
+SELECT DISTINCT l.relation::regclass::text AS name, l.pid, a.usename, a.application_name AS application,
+  extract(epoch FROM now() - a.xact_start)::int AS age
+FROM pg_locks l JOIN wanted w ON w.oid = l.relation LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.granted AND l.mode = ANY(%(modes)s) AND l.pid IS DISTINCT FROM pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 5"""
+_EXCLUSIVE: Final = ("AccessExclusiveLock",)
+_CHANGING: Final = (
+    *_EXCLUSIVE, "ExclusiveLock", "ShareRowExclusiveLock", "ShareLock", "ShareUpdateExclusiveLock"
+)  # fmt: skip
+
+
+def build_locked(
+    connection: Connection, tables: Iterable[TableName], what: str, *, to_change: bool = False
+) -> SourceLocked:
+    """The error for a lock on some of ``tables`` that was not had in time, by whom holds it. Raises psycopg.Error.
+
+    ``what`` cannot be done without; ``to_change``: it is one to change a table, not to read.
+    """
+    chosen = list(tables)
+    args = {
+        "schemas": [table.schema for table in chosen],
+        "names": [table.table for table in chosen],
+        "modes": list(_CHANGING if to_change else _EXCLUSIVE),
+    }
+    fetch(
+        connection, "SELECT pg_stat_clear_snapshot()"
+    )  # a transaction goes on seeing the sessions that it saw first
+    rows = fetch(connection, _HOLDERS, args)
+    holders = ", ".join(f"{row['name']} is held by {name_session(row)}" for row in rows)
+    ends = "; ".join(f"SELECT pg_terminate_backend({row['pid']})" for row in rows if row["pid"])
+    return SourceLocked(
+        f"{what}: no lock within {LOCK_SECONDS} s; {holders or 'who held it is gone by now'}",
+        hint=f"wait, or end it: {ends}" if ends else "it is tried again",
+    )
+
+
+def name_session(row: Record) -> str:
+    """Words for a session of pg_stat_activity, of which an account may see a part only."""
+    if row["pid"] is None:
+        return "a prepared transaction"
+    age = "" if row["age"] is None else f", for {row['age']} s"
+    return f"session {row['pid']} ({row['usename'] or '?'} {row['application'] or ''}{age})"
+
+
 def explain(error: Exception, address: str) -> SourceError:
     """The error of our tree for what a session met."""
     text = " ".join(str(error).split())
@@ -116,8 +172,9 @@ def explain(error: Exception, address: str) -> SourceError:
 
 def build_error(state: str, text: str) -> SourceError:
     """The error for a SQLSTATE, "" for a lost link."""
-    # 08: connection; 53: resources; 55006: somebody reads from the slot; 57P: ended by the administrator, or not up yet.
-    if not state or state.startswith(("08", "53", "55006", "57P")):
+    # 08: connection; 53: resources; 55006: somebody reads from the slot; 55P03: a lock was not had in time; 57P: ended by
+    # the administrator, or not up yet.
+    if not state or state.startswith(("08", "53", "55006", "55P03", "57P")):
         return SourceUnavailable(text)
     return SourceError(f"{text} (SQLSTATE {state})", hint="run `replicator check`")
 

@@ -17,7 +17,13 @@ from psycopg import pq
 
 from replicator.errors import PositionLost, SnapshotLost, SourceError, SourceLocked
 from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_lsn
-from replicator.readers.postgres_session import Connection, fetch, quote_name
+from replicator.readers.postgres_session import (
+    Connection,
+    fetch,
+    name_session,
+    quote_literal,
+    quote_name,
+)
 
 PLUGIN: Final = "pgoutput"
 FAILOVER: Final = 170_000  # from this version on a slot can go over to a standby
@@ -164,10 +170,7 @@ def _create_slot(
         if stop.wait(POLL_SECONDS):
             raise SnapshotLost("the load was stopped while a replication slot was made")
         if time.monotonic() > deadline:
-            raise SourceLocked(
-                f"a replication slot cannot be made while older transactions are open: {_find_open(control)}",
-                hint="end those transactions; whatever began before the slot must end before it can be used",
-            )
+            raise _build_waiting(control)
         pgconn.consume_input()
     result = pgconn.get_result()
     if result is None or result.status != pq.ExecStatus.TUPLES_OK:
@@ -182,19 +185,24 @@ def _create_slot(
     return Exported(parse_lsn((lsn or b"0/0").decode()), (snapshot or b"").decode())
 
 
-def _find_open(control: Connection) -> str:
-    rows = fetch(
+def _build_waiting(control: Connection) -> SourceLocked:
+    """By whom a slot is kept waiting: every transaction that was open when its making began."""
+    sessions = fetch(
         control,
         "SELECT pid, usename, coalesce(application_name, '') AS application,"
         " extract(epoch FROM now() - xact_start)::int AS age"
         " FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5",
     )
-    rows += [
-        {"pid": f"prepared {row['gid']}", "usename": row["owner"], "application": "", "age": row["age"]}
-        for row in fetch(
-            control,
-            "SELECT gid, owner, extract(epoch FROM now() - prepared)::int AS age FROM pg_prepared_xacts LIMIT 5",
-        )
-    ]
-    found = [f"{row['pid']} ({row['usename']} {row['application']}, for {row['age']} s)" for row in rows]
-    return ", ".join(found) or "none that this account may see"
+    prepared = fetch(
+        control,
+        "SELECT gid, owner, extract(epoch FROM now() - prepared)::int AS age FROM pg_prepared_xacts LIMIT 5",
+    )
+    found = [name_session(row) for row in sessions]
+    found += [f"prepared {row['gid']} ({row['owner']}, for {row['age']} s)" for row in prepared]
+    ends = [f"SELECT pg_terminate_backend({row['pid']});" for row in sessions]
+    ends += [f"ROLLBACK PREPARED {quote_literal(row['gid'])};" for row in prepared]
+    return SourceLocked(
+        "a replication slot cannot be made while older transactions are open:"
+        f" {', '.join(found) or 'none that this account may see'}",
+        hint="wait for them, or end them: " + " ".join(ends),
+    )

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import psycopg
 
-from replicator.errors import SnapshotLost
+from replicator.errors import SnapshotBlocked, SnapshotLost
 from replicator.model import Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, SnapshotSession, TextBlock
 from replicator.readers.postgres_giveway import GiveWay
 from replicator.readers.postgres_rows import RowParser, build_parser
 from replicator.readers.postgres_session import (
     Connection,
+    build_locked,
     copy_lines,
     fetch,
     quote_literal,
@@ -29,7 +33,10 @@ from replicator.readers.postgres_session import (
 )
 from replicator.typemap.pgfields import find_fields
 
+log = logging.getLogger("replicator")
+
 BLOCK_LINES: Final = 2_000
+LOCKED_SECONDS: Final = 600.0  # how long somebody may have a table for himself alone
 RANGE_SCANS: Final = 140_000  # from this version on a range of ctid reads its pages only
 
 # What holds a table's rows: itself, or its partitions.
@@ -54,8 +61,9 @@ _MEANING: Final = {b"f": b"\f", b"v": b"\v"}
 class PostgresSession:
     """One session inside a snapshot. One thread at a time."""
 
-    def __init__(self, connection: Connection, snapshot: str) -> None:
+    def __init__(self, connection: Connection, snapshot: str, stop: threading.Event) -> None:
         self._connection = connection
+        self._stop = stop
         self._parsers: dict[TableName, RowParser] = {}
         self._held: TableName | None = None
         self._is_wanted = False  # it was ended, for somebody waited for what it held
@@ -110,9 +118,7 @@ class PostgresSession:
         try:
             with self._errors():
                 self._connection.execute("SAVEPOINT chunk")
-                self._connection.execute(
-                    f"LOCK TABLE {quote_table(table.source)} IN ACCESS SHARE MODE".encode()
-                )
+                self._lock(table)
             yield
             self._verify(table)
         except SnapshotLost:
@@ -125,6 +131,21 @@ class PostgresSession:
             with contextlib.suppress(psycopg.Error):  # what was read is whole; the next use will say it
                 self._connection.execute("ROLLBACK TO SAVEPOINT chunk; RELEASE SAVEPOINT chunk")
             self._held = None
+
+    def _lock(self, table: TableSchema) -> None:
+        """Wait for who has the table for himself alone, by name; nobody who reads or writes queues behind us."""
+        sql = f"LOCK TABLE {quote_table(table.source)} IN ACCESS SHARE MODE".encode()
+        since = time.monotonic()
+        while True:
+            try:
+                self._connection.execute(sql)
+                return
+            except psycopg.errors.LockNotAvailable:
+                self._connection.execute("ROLLBACK TO SAVEPOINT chunk")
+            locked = build_locked(self._connection, [table.source], f"{table.source} cannot be read")
+            if self._stop.is_set() or time.monotonic() - since > LOCKED_SECONDS:
+                raise SnapshotBlocked(locked.message)
+            log.warning("load: %s", locked.message)
 
     def held(self) -> TableName | None:
         """The table that it may have locked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from replicator.errors import SnapshotLost
+from replicator.errors import SnapshotBlocked, SnapshotLost, SourceError, SourceLocked
 from replicator.model import TableName, TableSchema
+from replicator.readers import postgres_session, postgres_snapshot
 from replicator.readers.base import KeyRange, Snapshot
 from replicator.readers.postgres import PostgresReader
 from tests.pgaccounts import PostgresAccount
 from tests.pgsources import open_reader, run
+from tests.targets import wait_until
 
 LONGEST_WAIT = 3.0
 WHOLE = KeyRange(None, None)
@@ -136,3 +139,98 @@ def test_a_table_that_was_dropped_and_made_again(
     with pytest.raises(SnapshotLost, match="rewritten or emptied"):
         list(snapshot.sessions[0].read(table, WHOLE))
     snapshot.close()
+
+
+# --- who has a table for himself alone --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def holding(account: PostgresAccount, table: str, mode: str) -> Iterator[int]:
+    """The table's lock in the hands of somebody else; yields the number of that session."""
+    server = account.server
+    with server.connect(database=account.database, autocommit=False) as connection:
+        connection.execute(f"LOCK TABLE {account.database}.{table} IN {mode} MODE".encode())
+        yield connection.info.backend_pid
+        connection.rollback()
+
+
+def test_a_look_at_the_catalog_waits_for_nobody(
+    reader: PostgresReader, postgres_account: PostgresAccount
+) -> None:
+    """The stream stands still meanwhile, and an ALTER may take hours."""
+    source = postgres_account
+    run(source, "ALTER TABLE calm ADD d int DEFAULT 1 + 1")
+    tables = reader.describe({TableName(source.database, name): name for name in ("t", "calm")})
+    reader.begin(tables, (), None, threading.Event())
+    begun = time.monotonic()
+    with holding(source, "calm", "ACCESS EXCLUSIVE"):
+        assert reader._look({table.source: table for table in tables})[1] == {}
+        assert TableName(source.database, "calm") in reader.list_tables()
+    assert time.monotonic() - begun < postgres_session.LOCK_SECONDS
+
+
+def test_who_keeps_a_table_from_being_described_is_named(
+    reader: PostgresReader, postgres_account: PostgresAccount
+) -> None:
+    source = postgres_account
+    name = TableName(source.database, "calm")
+    with holding(source, "calm", "ACCESS EXCLUSIVE") as pid:
+        with pytest.raises(SourceLocked, match=rf"calm is held by session {pid} ") as caught:
+            reader.describe({name: "calm"})
+        assert f"pg_terminate_backend({pid})" in caught.value.hint
+    assert len(reader.describe({name: "calm"})) == 1
+
+
+def test_a_table_that_somebody_has_for_himself_is_waited_for_and_read(
+    reader: PostgresReader,
+    postgres_account: PostgresAccount,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The snapshot outlives it: that of large tables took hours to read."""
+    monkeypatch.setattr(postgres_session, "_CAREFUL", {"lock_timeout": "200ms"})
+    source = postgres_account
+    snapshot, _, calm = open_snapshot(reader, source, 1)
+    [session] = snapshot.sessions
+    try:
+        with holding(source, "calm", "ACCESS EXCLUSIVE") as pid:
+            reading = threading.Thread(target=lambda: session.split(calm, 10))
+            reading.start()
+            wait_until(lambda: f"calm is held by session {pid} " in caplog.text)
+            assert reading.is_alive()
+        reading.join(5)
+        assert not reading.is_alive()
+        assert list(session.read(calm, WHOLE)) == []
+    finally:
+        snapshot.close()
+
+
+def test_a_lock_that_is_never_given_back_ends_the_snapshot(
+    reader: PostgresReader, postgres_account: PostgresAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_session, "_CAREFUL", {"lock_timeout": "200ms"})
+    monkeypatch.setattr(postgres_snapshot, "LOCKED_SECONDS", 0.0)
+    source = postgres_account
+    snapshot, _, calm = open_snapshot(reader, source, 1)
+    try:
+        with (
+            holding(source, "calm", "ACCESS EXCLUSIVE") as pid,
+            pytest.raises(SnapshotBlocked, match=rf"held by session {pid} "),
+        ):
+            snapshot.sessions[0].split(calm, 10)
+    finally:
+        snapshot.close()
+
+
+def test_row_security_that_comes_in_mid_load_hides_nothing(
+    reader: PostgresReader, postgres_account: PostgresAccount
+) -> None:
+    source = postgres_account
+    snapshot, t, _ = open_snapshot(reader, source, 1)
+    try:
+        assert len([row for rows in snapshot.sessions[0].read(t, WHOLE) for row in rows]) == 20000
+        run(source, "ALTER TABLE t ENABLE ROW LEVEL SECURITY", "ALTER TABLE t FORCE ROW LEVEL SECURITY")
+        with pytest.raises(SourceError, match="row-level security"):
+            list(snapshot.sessions[0].read(t, WHOLE))
+    finally:
+        snapshot.close()

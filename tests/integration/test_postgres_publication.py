@@ -11,7 +11,7 @@ from tests.accounts import Account
 from tests.pgaccounts import PostgresAccount
 from tests.pgcompare import assert_equal
 from tests.pgsources import run
-from tests.processes import PipelineFile, write_pipeline
+from tests.processes import PipelineFile, follow, write_pipeline
 
 PUBLICATION = "SELECT pubname FROM pg_publication"
 MEMBERS = "SELECT tablename FROM pg_publication_tables ORDER BY 1"
@@ -130,3 +130,22 @@ def test_the_publication_follows_the_file(
     pipeline.must("run", "FILE", "--until-current")
     assert source.query(MEMBERS) == [("a",), ("b",), ("c",)]
     assert assert_equal(source.server, source.database, target.server, target.database) == 7
+
+
+def test_who_keeps_a_table_from_being_published_is_named_and_waited_for(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """Behind our lock the application's own statements would queue: it is asked for again and again, never for long."""
+    source, target = postgres_account, target_account
+    pipeline, _ = load(source, target, tmp_path, "a")
+    run(source, "CREATE TABLE b (id int PRIMARY KEY, v int)", "INSERT INTO b VALUES (1, 1)")
+    pipeline.set_top(tables={f"{source.database}.{name}": {} for name in ("a", "b")})
+    with source.server.connect(database=source.database, autocommit=False) as held:
+        held.execute(f"LOCK TABLE {source.database}.b IN SHARE MODE".encode())
+        process = pipeline.start("run", "FILE", "--until-current")
+        line = follow(process, f"b is held by session {held.info.backend_pid} ")
+        assert "no lock within" in line
+        held.rollback()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert assert_equal(source.server, source.database, target.server, target.database) == 2
