@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,8 @@ COPY_DATA = "\n\\.\n"
 """Between a COPY and the lines that a file has for it."""
 
 
-GIVEN = {"a": "1", "b": "100"}
-"""What pgcopydb's tests hand over on psql's command line."""
+GIVEN = {"pgcopydb/tests/follow-data-only": {"a": "1", "b": "100"}}
+"""What a test hands over on psql's command line."""
 
 
 @dataclass
@@ -38,10 +38,10 @@ class _Reader:
     """Reads a script from its first character to its last."""
 
     text: str
+    variables: dict[str, str]
     at: int = 0
 
     def __post_init__(self) -> None:
-        self._variables = dict(GIVEN)
         self._parts: list[str] = []
         self._depth = 0
 
@@ -88,7 +88,7 @@ class _Reader:
     def _obey(self, command: str) -> Iterator[str]:
         variable = re.fullmatch(r"\\set\s+(\w+)\s*(.*)", command)
         if variable:
-            self._variables[variable[1]] = variable[2].strip().strip("'")
+            self.variables[variable[1]] = variable[2].strip().strip("'")
         elif _SENDS.match(command):
             yield from self._end()
             if not re.match(r"\\gx?\b", command):
@@ -98,16 +98,16 @@ class _Reader:
 
     def _expand(self, match: re.Match[str]) -> str:
         name = match["literal"] or match["identifier"] or match["plain"]
-        value = self._variables.get(name)
+        value = self.variables.get(name)
         if value is None:
             return match[0]
         quote = "'" if match["literal"] else '"' if match["identifier"] else ""
         return quote + value.replace(quote, quote * 2) + quote if quote else value
 
 
-def read_statements(text: str) -> list[str]:
+def read_statements(text: str, variables: Mapping[str, str] | None = None) -> list[str]:
     """The statements of a script of psql; COPY with its lines is one of them."""
-    return list(_Reader(text).read())
+    return list(_Reader(text, dict(variables or {})).read())
 
 
 # --- how they are divided ---------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class PostgresScript(Script):
 
     def statements(self) -> list[str]:
         texts = (path.read_bytes().decode("utf-8", "surrogateescape") for path in self.paths)
-        return [statement for text in texts for statement in read_statements(text)]
+        return [statement for text in texts for statement in read_statements(text, GIVEN.get(self.name))]
 
 
 def find_scripts(folder: Path, words: Sequence[str]) -> list[Script]:

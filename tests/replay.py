@@ -30,6 +30,7 @@ from typing import Any
 from replicator import cli, runner  # noqa: F401
 from replicator.pgserver import PostgresServer
 from replicator.servers import Server
+from replicator.supervisor import die_with_parent
 from tests import pgscripts, scripts
 from tests.accounts import Account, pick_name
 from tests.compare import Side
@@ -53,6 +54,7 @@ def run_forked(pipeline: PipelineFile, command: str, *options: str) -> tuple[int
     child = os.fork()
     if child == 0:
         code = 70
+        die_with_parent()  # a run waits for servers that are away, and those go with the parent
         try:
             os.environ.update(pipeline.env)
             with errors.open("w") as file, open(os.devnull, "w") as nowhere:
