@@ -207,7 +207,10 @@ class PostgresReader:
             requirements = postgres_checks.check(connection, tables, slot)
             if slot is not None:
                 requirements.append(postgres_publication.judge(connection, self.slot, tables))
-            return requirements
+        if money := postgres_checks.find_money(tables):
+            with contextlib.closing(connect(self._source, as_found=True)) as found:
+                requirements += postgres_checks.check_money(found, money)
+        return requirements
 
     def open_snapshot(
         self,

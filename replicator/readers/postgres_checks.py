@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from replicator.model import TableSchema
+import psycopg
+
+from replicator.model import Column, TableSchema
 from replicator.readers.base import Requirement
-from replicator.readers.postgres_session import Connection, Record, fetch, quote_name, quote_table
+from replicator.readers.postgres_session import (
+    Connection,
+    Record,
+    fetch,
+    quote_literal,
+    quote_name,
+    quote_table,
+)
 from replicator.readers.postgres_slot import Slot
 
 OLDEST: Final = 130_000
+MONEY_DECIMALS: Final = 2  # in the sessions that read: lc_monetary is C there
 
 _SETTINGS: Final = (
     "SELECT current_setting('wal_level') AS wal_level, current_setting('server_version_num')::int AS version,"
@@ -182,6 +193,67 @@ def _check_identity(table: TableSchema, row: Record, subject: str, name: str) ->
             " applied one after the other",
             f"ALTER TABLE {name} REPLICA IDENTITY FULL;    -- writes whole old rows to the log",
         )
+
+
+# --- money ------------------------------------------------------------------------------------------------------------
+
+
+def find_money(tables: Sequence[TableSchema]) -> list[tuple[TableSchema, Column]]:
+    """The columns that hold money, with their tables."""
+    return [
+        (table, column)
+        for table in tables
+        for column in table.columns
+        if column.base == "money" or column.source_type.startswith("money[")
+    ]
+
+
+def check_money(connection: Connection, columns: Sequence[tuple[TableSchema, Column]]) -> list[Requirement]:
+    """What is stored is a count of the smallest coin, so where the point is hangs on the lc_monetary of who wrote it.
+
+    ``connection`` is a session with the database's own settings.
+    """
+    odd = {name: digits for name, digits in _read_decimals(connection).items() if digits != MONEY_DECIMALS}
+    if not odd:
+        return [Requirement("tables.money", "pass", f"{len(columns)} columns", "money has two decimals here")]
+    found = ", ".join(f"{name or 'C'} has {digits} decimals" for name, digits in odd.items())
+    return [
+        Requirement(
+            "tables.money",
+            "fail",
+            f"{table.source} {column.name}",
+            f"as lc_monetary is set here, {found}: read with {MONEY_DECIMALS}, the point would be elsewhere",
+            f"SET lc_monetary = {quote_literal(next(iter(odd)))}; {_build_numeric(table, column)}",
+        )
+        for table, column in columns
+    ]
+
+
+def _build_numeric(table: TableSchema, column: Column) -> str:
+    name, numeric = quote_name(column.name), "numeric[]" if column.base != "money" else "numeric"
+    return (
+        f"ALTER TABLE {quote_table(table.source)} ALTER COLUMN {name} TYPE {numeric} USING {name}::{numeric};"
+    )
+
+
+def _read_decimals(connection: Connection) -> dict[str, int]:
+    """How many decimals money has, by each lc_monetary that the database, or a role in it, is set to."""
+    rows = fetch(
+        connection,
+        "SELECT current_setting('lc_monetary') AS name UNION SELECT split_part(entry, '=', 2) FROM pg_db_role_setting,"
+        " unnest(setconfig) entry WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname ="
+        " current_database())) AND entry LIKE 'lc_monetary=%'",
+    )
+    found = {}
+    for row in rows:
+        with contextlib.suppress(
+            psycopg.errors.InvalidParameterValue
+        ):  # no such locale: no session takes it either
+            fetch(connection, "SELECT set_config('lc_monetary', %s, false)", (row["name"],))
+            found[row["name"]] = int(
+                fetch(connection, "SELECT scale('1'::money::numeric) AS digits")[0]["digits"]
+            )
+    return found
 
 
 def _judge(holds: bool, check_id: str, subject: str, message: str, fix: str) -> Requirement:

@@ -59,15 +59,18 @@ _FINAL_WORDS: Final = (
 )
 
 
-def connect(source: Source, *, replication: bool = False) -> Connection:
+def connect(source: Source, *, replication: bool = False, as_found: bool = False) -> Connection:
     """A fresh session with autocommit on, the host resolved anew. Raises SourceUnavailable or SourceError.
 
-    ``replication``: one that takes replication commands, and queries as well.
+    ``replication``: one that takes replication commands, and queries as well. ``as_found``: with none of our settings, to
+    see what the database's own are.
     """
     settings = (
         SESSION if replication else SESSION | _CAREFUL
     )  # a slot waits for transactions, by locks, for minutes
     options = " ".join(f"-c {name}={_escape(value)}" for name, value in settings.items())
+    if as_found:
+        options = ""
     conninfo = make_conninfo(
         host=source.host,
         port=source.port,

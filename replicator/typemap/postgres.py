@@ -128,7 +128,7 @@ _REGISTRATIONS: Final = (
         "money",
         Kind.PLAIN,
         _fixed("decimal(19,2)"),
-        "the number alone, as lc_monetary C shows it; where the database has one without two decimals, the point moves",
+        "the number alone; refused where lc_monetary, as the database or a role sets it, has other than two decimals",
     ),
     SourceType("float4", Kind.FLOAT, _fixed("float"), _REFUSED),
     SourceType("float8", Kind.DOUBLE, _fixed("double"), _REFUSED),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,48 @@ def test_a_publication_that_somebody_changed(
     assert "replicator drop" in failed["fix"]
     pipeline.must("drop", "FILE")
     assert check(pipeline) == []
+
+
+@pytest.fixture
+def yen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A locale whose money has no decimals, for servers that start later."""
+    compiler = shutil.which("localedef")
+    if compiler is None:
+        pytest.skip("this machine cannot make a locale")
+    made = subprocess.run(
+        [compiler, "-i", "ja_JP", "-f", "UTF-8", tmp_path / "ja_JP.UTF-8"], check=False, capture_output=True
+    )
+    if not (tmp_path / "ja_JP.UTF-8").exists():
+        pytest.skip(f"no sources of locales: {made.stderr.decode()}")
+    monkeypatch.setenv("LOCPATH", str(tmp_path))
+    return "ja_JP.UTF-8"
+
+
+@pytest.mark.parametrize(
+    "newest", [pytest.param(False, marks=pytest.mark.full), True], ids=["debian", "newest"]
+)
+def test_money_without_cents_is_refused(
+    target_account: Account, tmp_path: Path, yen: str, newest: bool
+) -> None:
+    """Whoever sets it; made numeric by what is said, each value is what it was."""
+    with start_postgres(newest=newest) as server, make_postgres_account(server) as account:
+        pipeline = make(account, target_account, tmp_path)
+        account.query("ALTER TABLE t ADD price money, ADD prices money[]")
+        assert check(pipeline) == []
+        for who in (f"DATABASE {account.database}", "ROLE root"):
+            server.execute(f"ALTER {who} SET lc_monetary = '{yen}'")
+            failed = check(pipeline)
+            assert [item["id"] for item in failed] == ["tables.money", "tables.money"]
+            assert pipeline.run("load", "FILE").returncode == 4
+            server.execute(f"ALTER {who} RESET lc_monetary")
+            assert check(pipeline) == []
+        server.execute(f"ALTER DATABASE {account.database} SET lc_monetary = '{yen}'")
+        account.query("INSERT INTO t VALUES (1, '￥1,234', ARRAY['7'::money])")
+        for item in failed:
+            account.query(item["fix"])
+        assert check(pipeline) == []
+        pipeline.must("load", "FILE")
+        assert target_account.query("SELECT price + 0 = 1234, prices FROM t") == [(1, "{7}")]
 
 
 # --- logins -----------------------------------------------------------------------------------------------------------
