@@ -43,6 +43,9 @@ INSERT INTO parts SELECT g, g % 2, 0 FROM generate_series(1, 40) g;
 INSERT INTO wide SELECT g, 0, DOC FROM generate_series(1, 10) g;
 """
 DOC = "(SELECT string_agg(md5((g::bigint * h)::text), '') FROM generate_series(1, 80) h)"  # too long to be kept in line
+LARGEST = 1_000_000
+"""More bytes than any transaction of a writer has on the wire."""
+
 _REFUSED = (psycopg.errors.IntegrityError, psycopg.errors.DeadlockDetected)
 
 

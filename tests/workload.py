@@ -35,6 +35,8 @@ CREATE TABLE tags (name VARCHAR(20) COLLATE utf8mb4_general_ci PRIMARY KEY, uses
 CREATE TABLE branches (n BIGINT PRIMARY KEY, note VARCHAR(40) NOT NULL);
 CREATE TABLE still (id INT PRIMARY KEY, v VARCHAR(10));
 """
+LARGEST = 200_000
+"""More bytes than any transaction of a writer has on the wire."""
 
 
 def create_schema(server: Server, database: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ class Ends:
     source: Account | PostgresAccount
     target: Account
     folder: Path
+
+    @property
+    def longest_link(self) -> int:
+        """Bytes up to which a link to the source may live: more than its largest transaction, which else never arrives."""
+        return pgworkload.LARGEST if isinstance(self.source, PostgresAccount) else workload.LARGEST
 
     def create_schema(self) -> None:
         if isinstance(self.source, PostgresAccount):
@@ -58,6 +64,9 @@ class Ends:
 DYING = ("-m", "tests.faults.dying")
 PACE = 0.01
 """Seconds between transactions: enough load for every point, and no backlog that takes longer than the test."""
+
+CUT_SECONDS = 600.0
+"""How long a run may take to meet all the cuts: one whose links never live long enough meets none at the target."""
 
 LOADING = {
     "before-snapshot",
@@ -143,11 +152,13 @@ def survive_cuts(ends: Ends, seed: int, cuts: int = 8) -> None:
         pipeline.edit("target", host=lower.host, port=lower.port, tls={"mode": "required"})
         process = pipeline.start("run", "FILE")
         follow(process, "state=")
-        upper.cutter, lower.cutter = at_random(seed), at_random(seed + 100)
+        upper.cutter, lower.cutter = at_random(seed, most=ends.longest_link), at_random(seed + 100)
+        deadline = time.monotonic() + CUT_SECONDS
         with ends.writing(seed, pace=0.002) as writer:
             upper.cut()
             lower.cut()
             while min(upper.cuts, lower.cuts) < cuts:
+                assert time.monotonic() < deadline, f"{upper.cuts} and {lower.cuts} cuts so far"
                 assert process.poll() is None, f"exit {process.returncode}\n{process.communicate()[0]}"
                 writer.wait(10)
         upper.cutter = lower.cutter = never
