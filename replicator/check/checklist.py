@@ -248,6 +248,11 @@ _TABLES: Final = (
         "Fails for each column of type money: the point would be elsewhere. With the ALTER TABLE that makes it numeric.",
     ),
     Registration(
+        "tables.text_form",
+        "One value of each column whose type an extension brought can be shown as text (PostgreSQL).",
+        "Fails for types that cannot be shown, such as gtrgm; the table can only be left out.",
+    ),
+    Registration(
         "tables.unlogged",
         "No selected table is unlogged (PostgreSQL).",
         "Fails, with the ALTER TABLE.",

@@ -7,6 +7,7 @@ publication is made first.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import threading
 import time
@@ -25,9 +26,12 @@ from replicator.readers.postgres_session import (
     quote_name,
 )
 
+log = logging.getLogger("replicator")
+
 PLUGIN: Final = "pgoutput"
 FAILOVER: Final = 170_000  # from this version on a slot can go over to a standby
 CREATE_SECONDS: Final = 120.0  # how long making a slot may wait for transactions that are open
+TELL_SECONDS: Final = 5.0  # and how long without a word
 END_SECONDS: Final = 10.0  # how long a session that we end may take
 POLL_SECONDS: Final = 0.05
 
@@ -165,12 +169,15 @@ def _create_slot(
     options = "(SNAPSHOT 'export', FAILOVER true)" if can_fail_over else "EXPORT_SNAPSHOT"
     pgconn = connection.pgconn
     pgconn.send_query(f"CREATE_REPLICATION_SLOT {quote_name(name)} {kind}LOGICAL {PLUGIN} {options}".encode())
-    deadline = time.monotonic() + CREATE_SECONDS
+    begun, is_told = time.monotonic(), False
     while pgconn.is_busy():
         if stop.wait(POLL_SECONDS):
             raise SnapshotLost("the load was stopped while a replication slot was made")
-        if time.monotonic() > deadline:
+        if time.monotonic() - begun > CREATE_SECONDS:
             raise _build_waiting(control)
+        if not is_told and time.monotonic() - begun > TELL_SECONDS:
+            is_told = True
+            log.warning("load: %s", _build_waiting(control).message)
         pgconn.consume_input()
     result = pgconn.get_result()
     if result is None or result.status != pq.ExecStatus.TUPLES_OK:

@@ -188,6 +188,32 @@ def test_money_without_cents_is_refused(
         assert target_account.query("SELECT price + 0 = 1234, prices FROM t") == [(1, "{7}")]
 
 
+def test_a_type_that_cannot_be_shown(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """It is told where it is met: while no row has a value, nothing is amiss."""
+    source = postgres_account
+    pipeline = make(source, target_account, tmp_path)
+    source.server.execute(
+        ["CREATE EXTENSION pg_trgm", "CREATE CAST (text AS gtrgm) WITHOUT FUNCTION"], database=source.database
+    )
+    source.query("ALTER TABLE t ADD g public.gtrgm, ADD h public.gtrgm")
+    assert check(pipeline) == []
+    source.query("INSERT INTO t VALUES (1)")
+    pipeline.must("load", "FILE")
+    source.query("INSERT INTO t VALUES (2, 'abc'::text::public.gtrgm)")
+    ended = pipeline.run("run", "FILE", "--until-current")
+    assert ended.returncode == 4, ended.stderr
+    assert "gtrgm" in ended.stderr
+    [failed] = check(pipeline)
+    assert (failed["id"], failed["subject"]) == ("tables.text_form", f"{source.database}.t g")
+    pipeline.must("drop", "FILE")
+    target_account.query("DROP TABLE t")
+    ended = pipeline.run("load", "FILE")
+    assert ended.returncode == 4, ended.stderr
+    assert "tables.text_form" in ended.stderr
+
+
 # --- logins -----------------------------------------------------------------------------------------------------------
 
 

@@ -145,18 +145,42 @@ def test_two_pipelines_on_one_source_have_a_slot_each(
 
 
 def test_a_slot_that_cannot_be_made_in_time_leaves_nothing_at_the_source(
-    postgres_account: PostgresAccount, monkeypatch: pytest.MonkeyPatch
+    postgres_account: PostgresAccount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server would go on waiting for the open transaction, and count the slot, after we have gone."""
     monkeypatch.setattr(postgres_slot, "CREATE_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_slot, "TELL_SECONDS", 0.1)
     source = postgres_account
     run(source, "CREATE TABLE t (id int PRIMARY KEY)")
-    with source.connect(autocommit=False) as held, contextlib.closing(open_reader(source)) as reader:
-        held.execute("INSERT INTO t VALUES (1)")
-        with pytest.raises(SourceLocked, match=str(held.info.backend_pid)):
+    stranger = source.server.connect(database=source.database, autocommit=False)
+    with stranger as held, contextlib.closing(open_reader(source)) as reader:
+        held.execute(f"INSERT INTO {source.database}.t VALUES (1)".encode())
+        with pytest.raises(SourceLocked, match=rf"session {held.info.backend_pid} \(root ") as caught:
             reader.begin((), (), None, threading.Event())
+        assert "None" not in str(caught.value)
+        assert f"session {held.info.backend_pid} " in caplog.text  # said long before
+        assert f"pg_terminate_backend({held.info.backend_pid});" in caught.value.hint
         wait_until(lambda: source.query(SLOTS) == [], seconds=5)
         held.rollback()
+
+
+def test_a_prepared_transaction_that_keeps_a_slot_waiting_is_named(
+    postgres_account: PostgresAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_slot, "CREATE_SECONDS", 0.5)
+    source = postgres_account
+    name = f"of {source.database}'s"
+    quoted = name.replace("'", "''")
+    run(source, "CREATE TABLE t (id int PRIMARY KEY)")
+    run(source, "BEGIN", "INSERT INTO t VALUES (1)", f"PREPARE TRANSACTION '{quoted}'")
+    with contextlib.closing(open_reader(source)) as reader:
+        with pytest.raises(SourceLocked, match=f"prepared {name} ") as caught:
+            reader.begin((), (), None, threading.Event())
+        fix = re.search(r"ROLLBACK PREPARED .*;", caught.value.hint)
+        assert fix is not None
+        run(source, fix[0])
+        reader.begin((), (), None, threading.Event())
+        reader.forget()
 
 
 # --- other servers ----------------------------------------------------------------------------------------------------
