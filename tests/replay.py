@@ -57,10 +57,11 @@ def run_forked(pipeline: PipelineFile, command: str, *options: str) -> tuple[int
         die_with_parent()  # a run waits for servers that are away, and those go with the parent
         try:
             os.environ.update(pipeline.env)
-            with errors.open("w") as file, open(os.devnull, "w") as nowhere:
-                os.dup2(file.fileno(), 2)
-                os.dup2(nowhere.fileno(), 1)
-                code = _run_here(["replicator", command, str(pipeline.path), *options])
+            # Under pytest, Python's own two are not the process's.
+            sys.stdout, sys.stderr = open(os.devnull, "w"), errors.open("w")  # noqa: SIM115 - until the process ends
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stderr.fileno(), 2)
+            code = _run_here(["replicator", command, str(pipeline.path), *options])
         finally:
             sys.stderr.flush()
             os._exit(code)
