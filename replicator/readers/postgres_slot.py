@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import select
 import threading
 import time
 from typing import Final, NamedTuple
@@ -171,7 +172,8 @@ def _create_slot(
     pgconn.send_query(f"CREATE_REPLICATION_SLOT {quote_name(name)} {kind}LOGICAL {PLUGIN} {options}".encode())
     begun, is_told = time.monotonic(), False
     while pgconn.is_busy():
-        if stop.wait(POLL_SECONDS):
+        select.select([pgconn.socket], [], [], POLL_SECONDS)
+        if stop.is_set():
             raise SnapshotLost("the load was stopped while a replication slot was made")
         if time.monotonic() - begun > CREATE_SECONDS:
             raise _build_waiting(control)
