@@ -40,7 +40,7 @@ bench: setup
 replay: setup
 	@$(VENV)/bin/python -m tests.replay $(WORDS)
 
-# Kills at every edge between stages, cut links, takeovers: each on both sources with ten seeds. About a quarter of an hour.
+# Kills at every edge between stages, cut links, takeovers: each on every source with ten seeds. Hours.
 crash: setup
 	@$(VENV)/bin/python -m tests.faults.matrix $(WORDS)
 
