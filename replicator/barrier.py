@@ -84,17 +84,17 @@ class Barrier:
         *,
         position: str = "",
         expected: str | None = None,
-        checks: bool = True,
     ) -> None:
         """Run one statement on table ``target`` and return when it is done, through outages and lock time-outs.
 
         ``position``: where in the source's log it stands. ``expected``: the table's fingerprint after it; without one,
-        any change of the table counts as the statement's own after a crash (a single statement is atomic). ``checks``:
-        foreign_key_checks while it runs. Raises Fenced, TargetError.
+        any change of the table counts as the statement's own after a crash (a single statement is atomic). Foreign keys
+        are not checked, now or after a crash: a table that others refer to may be dropped, and a key is added without a
+        scan. Raises Fenced, TargetError.
         """
         wanted = _Wanted(target, statement, position, expected)
         with self._mutex:
-            self._persist(lambda session: self._run(session, wanted, checks=checks))
+            self._persist(lambda session: self._run(session, wanted))
 
     def repeat(self, target: str, statement: str, *, position: str) -> bool:
         """Run a statement that a crash may bring again and that leaves the catalog as it is: a TRUNCATE.
@@ -125,8 +125,8 @@ class Barrier:
 
     # --- one attempt --------------------------------------------------------------------------------------------------
 
-    def _run(self, session: Session, wanted: _Wanted, *, checks: bool) -> None:
-        session.set_foreign_key_checks(checks)
+    def _run(self, session: Session, wanted: _Wanted) -> None:
+        session.set_foreign_key_checks(False)
         pending = [note for note in self._read_pending(session) if note.is_for(wanted)]
         if not pending:
             before = self._fingerprint(session, wanted.target)
@@ -153,6 +153,7 @@ class Barrier:
         return True
 
     def _recover(self, session: Session) -> list[Unsettled]:
+        session.set_foreign_key_checks(False)
         run_fenced(session, self._lease, _build_forget(self._lease.pipeline))
         found = [self._settle(session, note) for note in self._read_pending(session)]
         return [unsettled for unsettled in found if unsettled is not None]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pymysql
 
 from replicator.servers import Server
+
+_UNKNOWN, _ROLLED_BACK = 1397, 1402
 
 
 class Branches:
@@ -35,9 +37,20 @@ class Branches:
         try:
             self._run(f"XA ROLLBACK {self.xid(name)}")
         except pymysql.err.OperationalError as error:
-            if error.args[0] != 1402:  # MariaDB has rolled an empty branch back by itself
+            if error.args[0] != _ROLLED_BACK:  # MariaDB has rolled an empty branch back by itself
                 raise
         self._open.discard(name)
+
+    def decide(self, how: Callable[[str], None], name: str) -> None:
+        """``commit`` or ``rollback`` of what a killed server may have lost: then nobody decides it, which is printed."""
+        try:
+            how(name)
+        except pymysql.err.OperationalError as error:
+            if error.args[0] != _UNKNOWN:
+                raise
+            known = self._server.execute("XA RECOVER")
+            print(f"           the server knows no branch {name}, but {known}", flush=True)
+            self._open.discard(name)
 
     def one_phase(self, name: str, *statements: str) -> None:
         xid = self.xid(name)
@@ -58,7 +71,7 @@ class Branches:
 
     def roll_all_back(self) -> None:
         for name in self.names:
-            self.rollback(name)
+            self.decide(self.rollback, name)
 
 
 @contextlib.contextmanager

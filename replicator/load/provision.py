@@ -218,7 +218,7 @@ def empty_table(session: Session, lease: Lease, barrier: Barrier, table: TableSc
     session.rollback()
     ours = {c.name.lower() for c in table.columns} | {c.name.lower() for c in table.generated}
     if found is Found.MISSING and existing.columns.keys() <= ours:
-        barrier.run(table.target, f"DROP TABLE {ddl.quote_name(table.target)}", expected="", checks=False)
+        barrier.run(table.target, f"DROP TABLE {ddl.quote_name(table.target)}", expected="")
         create_table(session, barrier, table)
         return
     delete = f"DELETE FROM {ddl.quote_name(table.target)} LIMIT {DELETE_ROWS}".encode()
@@ -303,4 +303,4 @@ def _add_keys(
         key for key in table.foreign_keys if ddl.build_constraint_name(key, table, selected) not in names
     ]
     for statement in ddl.build_foreign_keys(replace(table, foreign_keys=tuple(lacking)), selected):
-        barrier.run(table.target, statement, position=position, checks=False)
+        barrier.run(table.target, statement, position=position)

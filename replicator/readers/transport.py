@@ -372,6 +372,8 @@ def read_rotate(buffer: bytes, at: int, end: int) -> binlog.Rotate:
 
 def explain(error: Exception, address: str) -> SourceError:
     """The class, message and hint for what a driver or server said at the source (SEMANTICS §8)."""
+    if isinstance(error, pymysql.err.InterfaceError):  # the driver's word for a session that was lost before
+        return SourceUnavailable(f"{address}: the connection is closed")
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = f"{address}: {error.args[1] if len(error.args) > 1 else error}"
     cause = getattr(error, "original_exception", error)

@@ -56,6 +56,8 @@ def test_error_texts_become_errors_with_a_remedy() -> None:
         return error.code, error.hint
 
     assert explain(2003, "Can't connect")[0] == "source_unavailable"
+    closed = transport.explain(pymysql.err.InterfaceError(0, ""), "db:3306")
+    assert (closed.code, closed.message) == ("source_unavailable", "db:3306: the connection is closed")
     assert explain(1045, "Access denied")[0] == "source"
     assert "GRANT" in explain(1227, "you need (at least one of) the REPLICATION SLAVE privilege(s)")[1]
     purged = "Cannot replicate because the source purged required binary logs."
