@@ -306,8 +306,8 @@ def _kill_holders(session: Session, which: str, args: tuple[object, ...], lease:
     session.rollback()
     if lease is not None and any(row[1] != lease.epoch for row in rows):
         raise _fenced(session, lease)
-    ours = {int(row[0]) for row in session.query("SHOW PROCESSLIST")}
-    holders = {int(row[0]) for row in rows if row[0] is not None} & ours - {session.connection_id}
+    ours = session.list_commands().keys() - {session.connection_id}
+    holders = {int(row[0]) for row in rows if row[0] is not None} & ours
     for connection_id in holders:
         session.kill(connection_id)
     return bool(holders)

@@ -156,7 +156,7 @@ def _read_writer(session: Session, stored: tablestate.Status) -> tuple[int | Non
     if not rows:
         return None, False
     epoch, connection_id, silence = rows[0]
-    commands = {row[0]: row[4] for row in session.query("SHOW PROCESSLIST")}
+    commands = session.list_commands()
     return int(epoch), silence <= SILENT_SECONDS or commands.get(connection_id, "Sleep") != "Sleep"
 
 

@@ -209,7 +209,7 @@ def read_status(session: Session, pipeline: str) -> Status | None:
     session.rollback()
     if not rows:
         return None
-    ours = {int(row[0]) for row in session.query("SHOW PROCESSLIST")}
+    ours = session.list_commands()
     row = rows[0]
     return Status(
         pipeline=pipeline,

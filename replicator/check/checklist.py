@@ -161,8 +161,16 @@ _SETTINGS: Final = (
     Registration(
         "source.encoding", "The database's encoding is UTF8 (PostgreSQL).", "Fails: no other is read."
     ),
-    Registration("source.slots", "A replication slot is free (PostgreSQL).", "Fails, with the ALTER SYSTEM."),
-    Registration("source.senders", "A WAL sender is free (PostgreSQL).", "Fails, with the ALTER SYSTEM."),
+    Registration(
+        "source.slots",
+        "A replication slot is free (PostgreSQL).",
+        "Fails, with the ALTER SYSTEM; warns where the pipeline has its own already.",
+    ),
+    Registration(
+        "source.senders",
+        "A WAL sender is free (PostgreSQL).",
+        "Fails, with the ALTER SYSTEM; warns where the pipeline has its own already.",
+    ),
     Registration("source.grant.replication", "REPLICATION (PostgreSQL).", "Fails, with the ALTER ROLE."),
     Registration(
         "source.grant.create",

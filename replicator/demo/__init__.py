@@ -70,21 +70,6 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextlib.contextmanager
-def uncut() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of what is done here: a session cannot go on after half an answer."""
-    held: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: held.append(number)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-    for kept in held:
-        signal.raise_signal(kept)
-
-
 def _play(view: DemoView, stack: contextlib.ExitStack) -> int:
     view.tell(
         "starting four throwaway servers: a MariaDB, a PostgreSQL and a MySQL source, and a MySQL target"
@@ -307,8 +292,7 @@ class _Story:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not is_true():
             for shop in self.shops:
-                with uncut():
-                    shop.look()
+                shop.look()
             self._view.show([shop.figures for shop in self.shops])
             if time.monotonic() > deadline:
                 words = "\n".join(shop.pipeline.last_words() for shop in self.shops)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from replicator.demo import uncut
 from replicator.demo.compare import Side, compare
 from replicator.pgserver import PostgresServer
 from replicator.servers import Server
@@ -90,20 +89,6 @@ def test_ctrl_c_leaves_nothing(folder: Path, moment: str) -> None:
     assert "Traceback" not in output
     assert not find_processes(folder)
     assert not list(folder.iterdir())
-
-
-def test_ctrl_c_does_not_cut_an_answer_in_two() -> None:
-    done = []
-
-    def answer() -> None:
-        with uncut():
-            signal.raise_signal(signal.SIGINT)
-            done.append("the rest")
-
-    with pytest.raises(KeyboardInterrupt):
-        answer()
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_killed_demo_takes_its_pipelines_along(folder: Path) -> None:

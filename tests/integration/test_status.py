@@ -28,6 +28,7 @@ from replicator.tablestate import (
 from replicator.testing import build_table
 from replicator.tls import Tls, TlsMode
 from tests.accounts import Account
+from tests.targets import wait_until
 
 PIPELINE = """\
 pipeline: shop
@@ -156,13 +157,33 @@ def test_a_long_transaction_is_not_taken_for_an_end(
         work.join()
 
 
-def run_until_killed(session: Session) -> None:
+@pytest.mark.parametrize("blanks", [1, 2])
+def test_letters_of_two_bytes_in_what_a_run_writes(
+    config: PipelineConfig, writer: Session, target_account: Account, blanks: int
+) -> None:
+    """The server shows a hundred bytes of a statement, and so half a letter; a newcomer looks at it too."""
+    start(writer)
+    work = threading.Thread(
+        target=run_until_killed, args=(writer, f"SELECT SLEEP(60),{' ' * blanks}'{'ü' * 100}'")
+    )
+    work.start()
+    try:
+        wait_until(lambda: (writer.connection_id, "Query") in list_commands(target_account))
+        assert read_status(config).state == "streaming"
+        with Session.connect(config.target) as newcomer:
+            acquire(newcomer, "shop", "mysql:1234")
+    finally:
+        target_account.query(f"KILL {writer.connection_id}")
+        work.join()
+
+
+def run_until_killed(session: Session, sql: str = "SELECT SLEEP(60)") -> None:
     with contextlib.suppress(TargetUnavailable):
-        session.query("SELECT SLEEP(60)")
+        session.query(sql)
 
 
 def list_commands(account: Account) -> set[tuple[Any, ...]]:
-    return {(row[0], row[4]) for row in account.query("SHOW PROCESSLIST")}
+    return set(account.query("SELECT id, command FROM information_schema.processlist"))
 
 
 def make_silent(writer: Session) -> None:
