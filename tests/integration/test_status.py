@@ -157,14 +157,15 @@ def test_a_long_transaction_is_not_taken_for_an_end(
         work.join()
 
 
-@pytest.mark.parametrize("blanks", [1, 2])
-def test_letters_of_two_bytes_in_what_a_run_writes(
-    config: PipelineConfig, writer: Session, target_account: Account, blanks: int
+@pytest.mark.parametrize("letter", ["ü", "花", "🎂"])
+@pytest.mark.parametrize("blanks", [1, 2, 3, 4])
+def test_letters_of_several_bytes_in_what_a_run_writes(
+    config: PipelineConfig, writer: Session, target_account: Account, blanks: int, letter: str
 ) -> None:
     """The server shows a hundred bytes of a statement, and so half a letter; a newcomer looks at it too."""
     start(writer)
     work = threading.Thread(
-        target=run_until_killed, args=(writer, f"SELECT SLEEP(60),{' ' * blanks}'{'ü' * 100}'")
+        target=run_until_killed, args=(writer, f"SELECT SLEEP(60),{' ' * blanks}'{letter * 100}'")
     )
     work.start()
     try:
@@ -172,6 +173,7 @@ def test_letters_of_two_bytes_in_what_a_run_writes(
         assert read_status(config).state == "streaming"
         with Session.connect(config.target) as newcomer:
             acquire(newcomer, "shop", "mysql:1234")
+            assert newcomer.query("SELECT 'ü🎂'") == [("ü🎂",)]  # what it reads else is as before
     finally:
         target_account.query(f"KILL {writer.connection_id}")
         work.join()
@@ -183,7 +185,17 @@ def run_until_killed(session: Session, sql: str = "SELECT SLEEP(60)") -> None:
 
 
 def list_commands(account: Account) -> set[tuple[Any, ...]]:
-    return set(account.query("SELECT id, command FROM information_schema.processlist"))
+    with Session.connect(
+        Endpoint(
+            account.server.host,
+            account.server.port,
+            account.user,
+            Secret(account.password),
+            account.database,
+            Tls(TlsMode.REQUIRED),
+        )
+    ) as session:
+        return set(session.list_commands().items())
 
 
 def make_silent(writer: Session) -> None:
