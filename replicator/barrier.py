@@ -126,7 +126,6 @@ class Barrier:
     # --- one attempt --------------------------------------------------------------------------------------------------
 
     def _run(self, session: Session, wanted: _Wanted) -> None:
-        session.set_foreign_key_checks(False)
         pending = [note for note in self._read_pending(session) if note.is_for(wanted)]
         if not pending:
             before = self._fingerprint(session, wanted.target)
@@ -153,12 +152,12 @@ class Barrier:
         return True
 
     def _recover(self, session: Session) -> list[Unsettled]:
-        session.set_foreign_key_checks(False)
         run_fenced(session, self._lease, _build_forget(self._lease.pipeline))
         found = [self._settle(session, note) for note in self._read_pending(session)]
         return [unsettled for unsettled in found if unsettled is not None]
 
     def _settle(self, session: Session, note: _Note) -> Unsettled | None:
+        session.set_foreign_key_checks(False)
         found = self._fingerprint(session, note.target)
         run_fenced(session, self._lease)
         if found == note.before:

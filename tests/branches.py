@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pymysql
 
 from replicator.servers import Server
-
-_UNKNOWN, _ROLLED_BACK = 1397, 1402
 
 
 class Branches:
@@ -37,20 +35,18 @@ class Branches:
         try:
             self._run(f"XA ROLLBACK {self.xid(name)}")
         except pymysql.err.OperationalError as error:
-            if error.args[0] != _ROLLED_BACK:  # MariaDB has rolled an empty branch back by itself
+            if error.args[0] != 1402:  # MariaDB has rolled an empty branch back by itself
                 raise
         self._open.discard(name)
 
-    def decide(self, how: Callable[[str], None], name: str) -> None:
-        """``commit`` or ``rollback`` of what a killed server may have lost: then nobody decides it, which is printed."""
-        try:
-            how(name)
-        except pymysql.err.OperationalError as error:
-            if error.args[0] != _UNKNOWN:
-                raise
-            known = self._server.execute("XA RECOVER")
-            print(f"           the server knows no branch {name}, but {known}", flush=True)
-            self._open.discard(name)
+    def forget_lost(self) -> None:
+        """Strike out, and print, what a server that was killed does not know any more: nobody can decide it."""
+        rows = self._server.execute("XA RECOVER")  # MySQL gives text, MariaDB bytes
+        xids = {data.decode() if isinstance(data, bytes) else data for *_, data in rows}
+        known = {name for name in self._open if self._database + name in xids}
+        for name in sorted(self._open - known):
+            print(f"           the killed server has lost the branch {name}", flush=True)
+        self._open = known
 
     def one_phase(self, name: str, *statements: str) -> None:
         xid = self.xid(name)
@@ -71,7 +67,7 @@ class Branches:
 
     def roll_all_back(self) -> None:
         for name in self.names:
-            self.decide(self.rollback, name)
+            self.rollback(name)
 
 
 @contextlib.contextmanager

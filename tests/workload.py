@@ -129,8 +129,8 @@ class Writer:
             number = self._random.randrange(1 << 40)
             branches.prepare(f"w{number}", f"INSERT INTO branches VALUES ({number}, 'prepared')")
         elif choice < 0.3 and branches.names:
-            how = self._random.choice([branches.commit, branches.commit, branches.rollback])
-            branches.decide(how, self._random.choice(branches.names))
+            decide = self._random.choice([branches.commit, branches.commit, branches.rollback])
+            decide(self._random.choice(branches.names))
 
     def _pick(self) -> Callable[[Any], None]:
         return self._random.choice(

@@ -375,6 +375,8 @@ class Program(RuleBasedStateMachine):
         else:
             server.kill()
             server.start()
+            if which == "source":
+                self.on.branches.forget_lost()
         self.stage.tally["servers lost"] += 1
 
     @rule(which=st.sampled_from(["upper", "lower", "both"]))
