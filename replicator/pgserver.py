@@ -76,12 +76,12 @@ class PostgresServer(Throwaway):
         database: str | None = None,
         **options: Any,
     ) -> psycopg.Connection[tuple[Any, ...]]:
-        """Connect as the given account (default: the superuser), autocommit on, through the socket.
+        """Connect as the given account (default: the superuser), autocommit on, over TCP.
 
-        ``options`` are psycopg's and win; ``host="127.0.0.1"`` goes over TCP.
+        ``options`` are psycopg's and win.
         """
         defaults: dict[str, Any] = {
-            "host": str(self.directory),
+            "host": "127.0.0.1",
             "port": self.port,
             "user": self.user if user is None else user,
             "password": self.password if user is None else (password or ""),
@@ -104,7 +104,8 @@ class PostgresServer(Throwaway):
         return rows
 
     def _command(self) -> list[str]:
-        places: dict[str, Setting] = {"port": self.port, "unix_socket_directories": str(self.directory)}
+        # No Unix socket: its path may have 107 bytes, and a temporary directory's can be longer.
+        places: dict[str, Setting] = {"port": self.port, "unix_socket_directories": ""}
         options = [
             f"--{key}={_format(value)}"
             for key, value in (self.settings | places).items()

@@ -134,7 +134,7 @@ def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
         settings = find_block("getting-started.md", "postgres settings")
         server.execute([line.partition("--")[0] for line in settings.splitlines()])
         hba = find_block("getting-started.md", "postgres hba").replace("10.8.0.5/32", "127.0.0.1/32")
-        (server.datadir / "pg_hba.conf").write_text(f"local all all scram-sha-256\n{hba}")
+        (server.datadir / "pg_hba.conf").write_text(f"host all root all scram-sha-256\n{hba}")
         server.restart()
         server.execute("CREATE DATABASE shop")
         server.execute("GRANT CREATE ON SCHEMA public TO PUBLIC", database="shop")

@@ -274,7 +274,7 @@ def paste(server: PostgresServer, command: str, folder: Path) -> None:
     """Run a line in a shell of the server's machine, with its own psql."""
     (folder / "psql").write_text(f'#!/bin/sh\nexec {shlex.join(server.installation.command("psql"))} "$@"\n')
     (folder / "psql").chmod(0o755)
-    place = {"PGHOST": str(server.directory), "PGPORT": str(server.port), "PGDATABASE": "postgres"}
+    place = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGDATABASE": "postgres"}
     login = {"PGUSER": server.user, "PGPASSWORD": server.password, "PATH": f"{folder}:{os.environ['PATH']}"}
     subprocess.run(["bash", "-c", command], env=os.environ | place | login, check=True, capture_output=True)
 
@@ -289,9 +289,9 @@ def test_an_account_that_pg_hba_does_not_let_in(
 ) -> None:
     certificates = make_certificates(tmp_path) if tls else None
     with start_postgres(tls=certificates) as server, make_postgres_account(server) as account:
-        (server.datadir / "pg_hba.conf").write_text(f"local all all scram-sha-256\n{line}")
-        server.restart()
         pipeline = make(account, target_account, tmp_path)
+        (server.datadir / "pg_hba.conf").write_text(f"host all root all scram-sha-256\n{line}")
+        server.restart()
         [failed] = check(pipeline)
         assert failed["id"] == "source.login"
         assert "pg_hba.conf" in failed["message"]
@@ -309,7 +309,7 @@ def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServ
     """Its certificate is for "localhost" alone; who comes without TLS is sent away."""
     with start_postgres(tls=make_certificates(tmp_path_factory.mktemp("tls"), ["localhost"])) as server:
         (server.datadir / "pg_hba.conf").write_text(
-            "local all all scram-sha-256\nhostssl all all all scram-sha-256\n"
+            "host all root all scram-sha-256\nhostssl all all all scram-sha-256\n"
         )
         server.restart()
         yield server
