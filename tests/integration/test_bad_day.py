@@ -20,10 +20,12 @@ import replicator
 from replicator.check.probe import probe
 from replicator.config import Target
 from replicator.config.kinds import Secret
+from replicator.pgserver import start_postgres
 from replicator.readers import mysql_checks
 from replicator.refusals import classify
 from replicator.tls import Tls, TlsMode
 from tests.accounts import Account
+from tests.pgaccounts import PostgresAccount, make_postgres_account
 from tests.processes import write_pipeline
 from tests.streams import make_source
 from tests.targets import Stranger, build_endpoint, set_global
@@ -160,6 +162,22 @@ def paused(ends: Ends) -> str:
     return pipeline.must("status", "FILE")
 
 
+def not_let_in(line: str, ends: Ends) -> str:
+    with start_postgres() as server, make_postgres_account(server) as account:
+        (server.datadir / "pg_hba.conf").write_text(f"host all root all scram-sha-256\n{line}")
+        server.restart()
+        return check_from(account, ends)
+
+
+def not_logical(ends: Ends) -> str:
+    with start_postgres(wal_level="replica") as server, make_postgres_account(server) as account:
+        return check_from(account, ends)
+
+
+def check_from(account: PostgresAccount, ends: Ends) -> str:
+    return write_pipeline(ends.folder, account, ends.target).must("check", "FILE", exit_code=3)
+
+
 PLANTED: dict[str, Callable[[Ends], str]] = {
     "… does not resolve": unresolved,
     "refused: a machine answers …": refused,
@@ -178,6 +196,9 @@ PLANTED: dict[str, Callable[[Ends], str]] = {
     "the server offers no TLS, and the file demands it": no_tls,
     "the certificate is not to be trusted": untrusted,
     "the server demands TLS": tls_demanded,
+    "no pg_hba.conf entry for host …": functools.partial(not_let_in, ""),
+    "pg_hba.conf rejects connection …": functools.partial(not_let_in, "host all all all reject\n"),
+    "wal_level is replica": not_logical,
     "state=paused … error=…": paused,
     **{
         f"{name} is {value}, it must be {needed}": functools.partial(unfit, name, value)
