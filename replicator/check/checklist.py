@@ -169,7 +169,7 @@ _SETTINGS: Final = (
     Registration(
         "source.senders",
         "A WAL sender is free (PostgreSQL).",
-        "Fails, with the ALTER SYSTEM; warns where the pipeline has its own already.",
+        "Fails, with the ALTER SYSTEM; warns where the pipeline has its slot already: its run waits for one.",
     ),
     Registration("source.grant.replication", "REPLICATION (PostgreSQL).", "Fails, with the ALTER ROLE."),
     Registration(

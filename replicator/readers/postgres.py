@@ -222,9 +222,9 @@ class PostgresReader:
         """The snapshot of the slot just made, once; else that of a temporary slot. It is exact for all tables."""
         made, self._exported = self._exported, None
         if made is None:
-            replication = connect(self._source, replication=True)
             with self._session() as control:
                 name = f"{self.slot[:50]}_{secrets.token_hex(4)}"
+                replication = connect(self._source, replication=True)  # last: `create_slot` closes it
                 made = (
                     replication,
                     postgres_slot.create_slot(replication, control, name, stop, temporary=True),

@@ -43,6 +43,9 @@ _TABLES: Final = (
     " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')"
 )
 
+_ENOUGH: Final = "enough to go on; a table that comes to the file could not be loaded"
+_OTHERS: Final = "others have them all; a run waits until one is free"
+
 
 def check(connection: Connection, tables: Sequence[TableSchema], slot: Slot | None) -> list[Requirement]:
     """Every requirement, passed or not; ``slot`` is the pipeline's, where it is there already."""
@@ -93,14 +96,14 @@ def _check_server(settings: Record, slot: Slot | None) -> Iterator[Requirement]:
         settings["used_slots"],
         "source.slots",
         "max_replication_slots",
-        has_own=slot is not None,
+        "" if slot is None else _ENOUGH,
     )
     yield _judge_room(
         settings["senders"],
         settings["used_senders"],
         "source.senders",
         "max_wal_senders",
-        has_own=slot is not None and slot.active_pid > 0,  # a newcomer ends it
+        "" if slot is None else _ENOUGH if slot.active_pid else _OTHERS,  # a newcomer ends the one that reads
     )
     yield _judge(
         settings["may_replicate"],
@@ -120,12 +123,12 @@ def _check_server(settings: Record, slot: Slot | None) -> Iterator[Requirement]:
     )
 
 
-def _judge_room(most: int, used: int, check_id: str, setting: str, *, has_own: bool) -> Requirement:
-    """Whether there is one for us to read with; a table that comes later takes another one while it loads."""
-    status = "pass" if used < most else "warn" if has_own else "fail"
+def _judge_room(most: int, used: int, check_id: str, setting: str, begun: str) -> Requirement:
+    """Whether there is one for us to read with; ``begun``: why none is no fault of a pipeline that has its slot already."""
+    status = "pass" if used < most else "warn" if begun else "fail"
     message = f"{most - used} of {most} are free"
     if status == "warn":
-        message += ": enough to go on; a table that comes to the file could not be loaded"
+        message += f": {begun}"
     fix = f"ALTER SYSTEM SET {setting} = {most + 4};    -- then restart the server"
     return Requirement(check_id, status, setting, message, "" if status == "pass" else fix)
 

@@ -21,6 +21,7 @@ from replicator.errors import PositionLost, SnapshotLost, SourceError, SourceLoc
 from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_lsn
 from replicator.readers.postgres_session import (
     Connection,
+    build_error,
     fetch,
     name_session,
     quote_literal,
@@ -183,15 +184,25 @@ def _create_slot(
         pgconn.consume_input()
     result = pgconn.get_result()
     if result is None or result.status != pq.ExecStatus.TUPLES_OK:
-        text = pgconn.get_error_message() if result is None else result.get_error_message()
-        raise SourceError(
-            f"the source does not make a replication slot: {text.strip()}",
-            hint="wal_level must be logical, max_replication_slots large enough, and the account have REPLICATION",
-        )
+        raise _build_refusal(pgconn, result)
     lsn, snapshot = result.get_value(0, 1), result.get_value(0, 2)
     while pgconn.get_result() is not None:
         pass
     return Exported(parse_lsn((lsn or b"0/0").decode()), (snapshot or b"").decode())
+
+
+def _build_refusal(pgconn: pq.abc.PGconn, result: pq.abc.PGresult | None) -> SourceError:
+    """Slots that others have all taken are waited for: one may be dropped."""
+    text = pgconn.get_error_message() if result is None else result.get_error_message()
+    message = f"the source does not make a replication slot: {' '.join(text.split())}"
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode() if result is not None else ""
+    error = build_error(state, message)
+    if error.retryable:
+        return error
+    return SourceError(
+        message,
+        hint="wal_level must be logical, max_replication_slots large enough, and the account have REPLICATION",
+    )
 
 
 def _build_waiting(control: Connection) -> SourceLocked:
