@@ -185,7 +185,7 @@ _SETTINGS: Final = (
     Registration(
         "source.owner",
         "The account owns what it publishes, or belongs to who does (PostgreSQL).",
-        "Fails, with the GRANT.",
+        "Fails, with the GRANT; with the ALTER TABLE where the owner is a superuser.",
     ),
     Registration(
         "source.row_security",

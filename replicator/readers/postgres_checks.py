@@ -37,6 +37,7 @@ _SETTINGS: Final = (
 _TABLES: Final = (
     "SELECT n.nspname AS schema, c.relname AS name, c.relpersistence AS persistence, c.relreplident AS identity,"
     " pg_get_userbyid(c.relowner) AS owner, pg_has_role(c.relowner, 'USAGE') AS is_owner,"
+    " EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolsuper AND pg_has_role(c.relowner, r.oid, 'MEMBER')) AS is_superuser,"
     " has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS may_read,"
     " EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indimmediate) AS is_deferrable,"
     " c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) AS is_secured"
@@ -153,14 +154,7 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
             f"GRANT SELECT ON {name} TO {account};",
         )
     if not row["is_owner"]:
-        owner = quote_name(row["owner"])
-        yield Requirement(
-            "source.owner",
-            "fail",
-            subject,
-            f"only the owner {row['owner']} can publish it",
-            f"GRANT {owner} TO {account};",
-        )
+        yield _refuse_owner(subject, name, row, account)
     if row["is_secured"] and not settings["bypasses"]:
         yield Requirement(
             "source.row_security",
@@ -178,6 +172,22 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
             "exchange them by way of a free value; or make the constraint NOT DEFERRABLE",
         )
     yield from _check_identity(table, row, subject, name)
+
+
+def _refuse_owner(subject: str, name: str, row: Record, account: str) -> Requirement:
+    """Membership in the owner's role lets an account do all that the owner may: no superuser's is handed on."""
+    message = f"only the owner {row['owner']} can publish it"
+    if not row["is_superuser"]:
+        return Requirement(
+            "source.owner", "fail", subject, message, f"GRANT {quote_name(row['owner'])} TO {account};"
+        )
+    return Requirement(
+        "source.owner",
+        "fail",
+        subject,
+        f"{message}, who is a superuser or may become one: granted to the account, so could the account",
+        f"ALTER TABLE {name} OWNER TO {account};    -- or to a role that is no superuser, granted to the account",
+    )
 
 
 def _check_identity(table: TableSchema, row: Record, subject: str, name: str) -> Iterator[Requirement]:

@@ -153,7 +153,7 @@ def _change(
         raise SourceError(
             f"publication {name} cannot be made: {' '.join(str(error).split())}",
             hint="the account needs CREATE on the database and must own the tables it publishes, or belong to the role"
-            " that owns them: GRANT <owner> TO <account>",
+            " that owns them; `replicator check` names the statement",
         ) from error
 
 

@@ -72,6 +72,38 @@ def test_a_fault_is_named_and_mended_by_what_is_said(
     pipeline.must("load", "FILE")
 
 
+@pytest.fixture
+def other_owner(postgres_account: PostgresAccount) -> Iterator[str]:
+    """The name for a role that the test makes; what it then owns goes with it."""
+    server, name = postgres_account.server, f"{postgres_account.database}_owner"
+    yield name
+    server.execute([f"DROP OWNED BY {name}", f"DROP ROLE {name}"], database=postgres_account.database)
+
+
+@pytest.mark.parametrize("rights", ["NOSUPERUSER", "SUPERUSER", "IN ROLE root"])
+def test_what_mends_the_ownership_makes_no_superuser(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path, other_owner: str, rights: str
+) -> None:
+    """As the grant of a role would that is one, or belongs to one."""
+    source = postgres_account
+    pipeline = make(source, target_account, tmp_path)
+    source.server.execute(
+        [
+            f"CREATE ROLE {other_owner} {rights}",
+            f"ALTER TABLE {source.database}.t OWNER TO {other_owner}",
+            f"GRANT SELECT ON {source.database}.t TO {source.user}",
+        ],
+        database=source.database,
+    )
+    [failed] = check(pipeline)
+    assert failed["id"] == "source.owner"
+    assert ("superuser" in failed["message"]) == (rights != "NOSUPERUSER")
+    source.server.execute(failed["fix"], database=source.database)
+    assert source.query("SELECT rolname FROM pg_roles WHERE rolsuper AND pg_has_role(oid, 'MEMBER')") == []
+    assert check(pipeline) == []
+    pipeline.must("load", "FILE")
+
+
 def test_a_deferrable_key_is_no_identity(
     postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
 ) -> None:
