@@ -32,7 +32,8 @@ from replicator.readers.lsn import START_AGAIN, LsnPosition, format_lsn, parse_p
 from replicator.readers.pgoutput import RelationColumn
 from replicator.readers.pgstream import Transactions
 from replicator.readers.postgres_link import Link, open_link
-from replicator.readers.postgres_session import Connection, connect, explain, fetch
+from replicator.readers.postgres_mute import name_mute
+from replicator.readers.postgres_session import Connection, Refused, connect, explain, fetch
 from replicator.readers.postgres_slot import Exported
 from replicator.readers.postgres_snapshot import PostgresSession, PostgresSnapshot
 from replicator.readers.postgres_watch import Watch
@@ -279,6 +280,8 @@ class PostgresReader:
                 if transactions is not None and transactions.position.lsn > position.lsn:
                     position, delay = transactions.position, FIRST_DELAY
                 self._note_loss(error, delay)
+            except Refused as error:
+                raise (error if transactions is None else self._name_mute(error, selection)) from error
             except UnsupportedEvent as error:
                 place = transactions.position if transactions is not None else position
                 raise UnsupportedEvent(
@@ -377,6 +380,14 @@ class PostgresReader:
                 found = postgres_catalog.describe_types(connection, missing)
             self._types.update(zip(missing, found, strict=True))
         return [self._types[pair] for pair in wanted]
+
+    def _name_mute(self, error: Refused, selection: Selection) -> SourceError:
+        """What the source refused to send, by its column where a value of it is why."""
+        try:
+            with self._session() as connection:
+                return name_mute(connection, list(selection.tables.values()), error)
+        except SourceError:  # it cannot be asked: its own words must do
+            return error
 
     def _note_loss(self, error: SourceUnavailable, delay: float) -> None:
         self.counters.reconnects += 1

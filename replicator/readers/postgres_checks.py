@@ -10,6 +10,7 @@ import psycopg
 
 from replicator.model import Column, TableSchema
 from replicator.readers.base import Requirement
+from replicator.readers.postgres_mute import check_text_forms
 from replicator.readers.postgres_session import (
     Connection,
     Record,
@@ -21,7 +22,6 @@ from replicator.readers.postgres_session import (
 from replicator.readers.postgres_slot import Slot
 
 OLDEST: Final = 130_000
-TRY_SECONDS: Final = 2
 MONEY_DECIMALS: Final = 2  # in the sessions that read: lc_monetary is C there
 
 _SETTINGS: Final = (
@@ -58,7 +58,7 @@ def check(connection: Connection, tables: Sequence[TableSchema], slot: Slot | No
         if row is not None:
             requirements += _check_table(table, row, settings)
             if row["may_read"]:
-                requirements += _check_text_forms(connection, table)
+                requirements += check_text_forms(connection, table)
     return requirements
 
 
@@ -217,50 +217,6 @@ def _check_identity(table: TableSchema, row: Record, subject: str, name: str) ->
             " applied one after the other",
             f"ALTER TABLE {name} REPLICA IDENTITY FULL;    -- writes whole old rows to the log",
         )
-
-
-# --- values without a text --------------------------------------------------------------------------------------------
-
-
-def _check_text_forms(connection: Connection, table: TableSchema) -> Iterator[Requirement]:
-    """Some types of extensions are for their own indexes alone: a value of theirs can be stored, and never be shown.
-
-    No catalog tells, so one value of each column is tried.
-    """
-    strange = [column for column in table.columns if column.base == "other" and "." in column.source_type]
-    if not strange or _find_mute(connection, table, strange) is None:
-        return
-    for column in strange:
-        if (reason := _find_mute(connection, table, [column])) is not None:
-            yield Requirement(
-                "tables.text_form",
-                "fail",
-                f"{table.source} {column.name}",
-                f"values of type {column.source_type} have no text: {reason}",
-                f'tables: {{"{table.source}": {{skip: true}}}}',
-            )
-
-
-def _find_mute(connection: Connection, table: TableSchema, columns: Sequence[Column]) -> str | None:
-    """Why a value of these columns cannot be shown; None where one can, where there is none, or none is soon found."""
-    source = quote_table(table.source)
-    names = [quote_name(column.name) for column in columns]
-    values = [f"(SELECT {name}::text FROM {source} WHERE {name} IS NOT NULL LIMIT 1)" for name in names]
-    try:
-        with connection.transaction():
-            connection.execute(f"SET LOCAL statement_timeout = '{TRY_SECONDS}s'".encode())
-            fetch(connection, f"SELECT {', '.join(values)}")
-    except (
-        psycopg.errors.QueryCanceled,
-        psycopg.errors.LockNotAvailable,
-        psycopg.errors.InsufficientPrivilege,
-    ):
-        return None
-    except psycopg.DatabaseError as error:
-        if error.sqlstate is None:  # the link, not the value
-            raise
-        return " ".join(str(error).split())
-    return None
 
 
 # --- money ------------------------------------------------------------------------------------------------------------

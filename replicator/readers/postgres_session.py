@@ -23,6 +23,11 @@ from replicator.typemap.postgres import SESSION
 Connection = psycopg.Connection[Any]
 Record = dict[str, Any]
 
+
+class Refused(SourceError):
+    """What the server said no to, in its own words."""
+
+
 CONNECT_SECONDS: Final = 10
 LOCK_SECONDS: Final = 5  # what else wants the table queues behind a lock that waits
 STRANGE_WORDS: Final = ("invalid response to SSL negotiation", "expected authentication request")
@@ -179,7 +184,7 @@ def build_error(state: str, text: str) -> SourceError:
     # the administrator, or not up yet.
     if not state or state.startswith(("08", "53", "55006", "55P03", "57P")):
         return SourceUnavailable(text)
-    return SourceError(f"{text} (SQLSTATE {state})", hint="run `replicator check`")
+    return Refused(f"{text} (SQLSTATE {state})", hint="run `replicator check`")
 
 
 def quote_name(name: str) -> str:
@@ -209,7 +214,7 @@ def copy_lines(connection: Connection, sql: str, batch: int) -> Iterator[list[by
         _await(pgconn)
         result = pgconn.get_result()
         if result is None or result.status != pq.ExecStatus.COPY_OUT:
-            raise _build_error(result)
+            raise _build_error(pgconn, result)
         lines: list[bytes] = []
         while True:
             size, data = pgconn.get_copy_data(1)
@@ -227,7 +232,7 @@ def copy_lines(connection: Connection, sql: str, batch: int) -> Iterator[list[by
             yield lines
         while (result := pgconn.get_result()) is not None:
             if result.status != pq.ExecStatus.COMMAND_OK:
-                raise _build_error(result)
+                raise _build_error(pgconn, result)
     except psycopg.Error as error:
         raise SnapshotLost(f"the connection to the source was lost during a snapshot: {error}") from error
     except GeneratorExit:
@@ -260,13 +265,16 @@ def _wait_readable(pgconn: pq.abc.PGconn) -> None:
     select.select([pgconn.socket], [], [])
 
 
-def _build_error(result: pq.abc.PGresult | None) -> SourceError:
+def _build_error(pgconn: pq.abc.PGconn, result: pq.abc.PGresult | None) -> SourceError:
+    """The error of a COPY; the session can be asked something else then."""
     if result is None:
         return SnapshotLost("the source ended a COPY without a word")
+    while pgconn.get_result() is not None:
+        pass
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
     text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf8", "replace")
     message = f"the source refused to be read: {text} (SQLSTATE {state})"
     # 40: serialization; 42P01, 42703: the table or a column went; 57: cancelled or ended; 08: the link.
     if state.startswith(("08", "40", "57", "42P01", "42703")):
         return SnapshotLost(message)
-    return SourceError(message)
+    return Refused(message)

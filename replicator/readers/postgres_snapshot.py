@@ -21,9 +21,11 @@ from replicator.errors import SnapshotBlocked, SnapshotLost
 from replicator.model import Position, Row, TableName, TableSchema
 from replicator.readers.base import KeyRange, SnapshotSession, TextBlock
 from replicator.readers.postgres_giveway import GiveWay
+from replicator.readers.postgres_mute import name_mute
 from replicator.readers.postgres_rows import RowParser, build_parser
 from replicator.readers.postgres_session import (
     Connection,
+    Refused,
     build_locked,
     copy_lines,
     fetch,
@@ -102,11 +104,15 @@ class PostgresSession:
             field.replace("{}", quote_name(column.name))
             for field, column in zip(fields, table.columns, strict=True)
         )
-        with self._holding(table):
+        try:
+            with self._holding(table):
+                with self._errors():
+                    only = "" if self._is_partitioned(table) else "ONLY "
+                sql = f"COPY (SELECT {values} FROM {only}{quote_table(table.source)}{_where(span)}) TO STDOUT"
+                yield from copy_lines(self._connection, sql, BLOCK_LINES)
+        except Refused as error:
             with self._errors():
-                only = "" if self._is_partitioned(table) else "ONLY "
-            sql = f"COPY (SELECT {values} FROM {only}{quote_table(table.source)}{_where(span)}) TO STDOUT"
-            yield from copy_lines(self._connection, sql, BLOCK_LINES)
+                raise name_mute(self._connection, [table], error) from error
 
     @contextlib.contextmanager
     def _holding(self, table: TableSchema) -> Iterator[None]:

@@ -248,6 +248,38 @@ def test_a_type_that_cannot_be_shown(
     assert "tables.text_form" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        ("", "{t}:g: a value that has no text"),
+        ("DELETE FROM t WHERE id = 2", "it may be a value without a text in {t}:g, {t}:h: "),
+    ],
+    ids=["there", "gone when it is read"],
+)
+def test_a_value_that_cannot_be_shown_comes_while_a_run_mirrors(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path, after: str, said: str
+) -> None:
+    """The source names its type at best; the column is told from what the table holds, or may have held."""
+    source = postgres_account
+    pipeline = make(source, target_account, tmp_path)
+    source.server.execute(
+        [
+            "CREATE EXTENSION pg_trgm",
+            "CREATE CAST (text AS gtrgm) WITHOUT FUNCTION",
+            "CREATE EXTENSION hstore",
+        ],
+        database=source.database,
+    )
+    source.query("ALTER TABLE t ADD g public.gtrgm, ADD h public.gtrgm, ADD s public.hstore DEFAULT 'a=>1'")
+    source.query("INSERT INTO t VALUES (1)")
+    process = pipeline.start("run", "FILE")
+    follow(process, "state=streaming")
+    source.query(f"INSERT INTO t VALUES (2, 'abc'::text::public.gtrgm); {after}")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 4, output
+    assert said.format(t=f"{source.database}.t") in output
+
+
 # --- logins -----------------------------------------------------------------------------------------------------------
 
 

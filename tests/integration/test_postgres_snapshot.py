@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replicator.errors import SnapshotLost, SourceLocked
+from replicator.errors import SnapshotLost, SourceError, SourceLocked
 from replicator.model import TableName, TableSchema
 from replicator.readers import postgres_slot
 from replicator.readers.base import Snapshot
@@ -97,6 +97,26 @@ def test_a_slot_waits_for_open_transactions_and_names_them(
             reader.begin(tables, (), None, threading.Event())
         writer.rollback()
     reader.begin(tables, (), None, threading.Event())
+
+
+def test_a_value_that_cannot_be_shown_is_named_by_its_column(
+    reader: PostgresReader, postgres_account: PostgresAccount
+) -> None:
+    """The source names the type alone, and another column has it too."""
+    account = postgres_account
+    account.server.execute(
+        ["CREATE EXTENSION pg_trgm", "CREATE CAST (text AS gtrgm) WITHOUT FUNCTION"],
+        database=account.database,
+    )
+    run(account, "CREATE TABLE t (id int PRIMARY KEY, g public.gtrgm, h public.gtrgm)")
+    run(account, "INSERT INTO t VALUES (1, NULL, 'abc'::text::public.gtrgm)")
+    tables = describe(reader, account, "t")
+    stop = threading.Event()
+    reader.begin(tables, (), None, stop)
+    snapshot = reader.open_snapshot(tables, 1, stop)
+    with pytest.raises(SourceError, match=rf"^{account.database}\.t:h: a value that has no text"):
+        read_all(snapshot, tables[0], 10)
+    snapshot.close()
 
 
 def test_later_tables_get_a_snapshot_of_their_own(
