@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from replicator.config import Target
@@ -53,11 +53,13 @@ class Line:
     """A TCP proxy in front of a server, whose two directions can be held and whose connections can be cut.
 
     Held bytes stay in the proxy. ``cut`` drops the client's side of all connections; ``deliver`` hands over
-    what was held on its way to the server, as a network would that kept a packet too long.
+    what was held on its way to the server, as a network would that kept a packet too long. What the server says in
+    ``words`` arrives as their translation, which is as long.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, words: Mapping[bytes, bytes] | None = None) -> None:
         self._server_port = port
+        self._words = dict(words or {})
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.to_server = threading.Event()
@@ -89,6 +91,8 @@ class Line:
                     self.held += data
                     continue
                 gate.wait()
+                for word, translated in self._words.items():
+                    data = data.replace(word, translated)
                 sink.sendall(data)
         if not is_request:  # the server never hears that a client has gone, unless the client said so
             with contextlib.suppress(OSError):

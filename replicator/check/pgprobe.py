@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 import statistics
 import time
@@ -56,8 +58,7 @@ def explain(text: str, source: Source, side: str) -> tuple[str, str]:
 
 def _admit(text: str, source: Source, side: str) -> str:
     """The command that lets the account in from where the server sees it; the first line that fits counts there."""
-    host = re.search(r'host "([^"]+)"', text)
-    address = host[1] if host else "0.0.0.0"
+    address = _find_address(text)
     kind = "hostssl" if "SSL encryption" in text else "host"
     bits = 128 if ":" in address else 32
     line = f'{kind} "{source.database}" "{source.user}" {address}/{bits} scram-sha-256'
@@ -70,15 +71,23 @@ def _admit(text: str, source: Source, side: str) -> str:
     )
 
 
+def _find_address(text: str) -> str:
+    """Where the server sees us: what looks like an address and comes last, after the server's own."""
+    found = "0.0.0.0"
+    for word in re.findall(r"[0-9A-Fa-f:.]+", text):
+        with contextlib.suppress(ValueError):
+            found = str(ipaddress.ip_address(word))
+    return found
+
+
 _RESTART: Final = "then restart the server"
 _REFUSALS: Final = (
     (
-        r'database "[^"]*" does not exist',
+        "SQLSTATE 3D000",
         "database",
         "CREATE DATABASE {database};    -- or correct {side}.database",
     ),
-    ("permission denied for database", "database", "GRANT CONNECT ON DATABASE {database} TO {user};"),
-    ("is not permitted to log in", "login", "ALTER ROLE {user} LOGIN;"),
+    ("SQLSTATE 42501", "database", "GRANT CONNECT ON DATABASE {database} TO {user};"),
     ("too many connections for role", "login", "ALTER ROLE {user} CONNECTION LIMIT -1;"),
     ("too many connections for database", "login", "ALTER DATABASE {database} CONNECTION LIMIT -1;"),
     (
@@ -102,5 +111,14 @@ _REFUSALS: Final = (
         "tls",
         'psql "sslmode=require"    # at the {side}: what does its log say? then correct {side}.tls',
     ),
+    ("SQLSTATE 28000", "login", "ALTER ROLE {user} LOGIN;"),
+    (
+        "SQLSTATE 53300",
+        "login",
+        "ALTER ROLE {user} CONNECTION LIMIT -1; ALTER DATABASE {database} CONNECTION LIMIT -1;    -- or raise"
+        f" max_connections, {_RESTART}",
+    ),
 )
-"""What a refusal says, the step that it is about, and its fix."""
+"""What a refusal says, the step that it is about, and its fix. Codes last: one is for several reasons, which words of
+English alone tell apart.
+"""

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import make_conninfo
 
 from replicator.config import Source
 from replicator.errors import SnapshotLost, SourceError, SourceLocked, SourceUnavailable
 from replicator.model import TableName
+from replicator.readers.postgres_login import LoginFailed, open_connection
 from replicator.tls import Tls, TlsMode
 from replicator.typemap.postgres import SESSION
 
@@ -48,20 +48,15 @@ _KEEPALIVE: Final = {
     "keepalives_count": "4",
     "tcp_user_timeout": "30000",
 }
-# What a login says that waiting does not mend; libpq gives no code for it.
+# What libpq itself says of a login that waiting does not mend.
 _FINAL_WORDS: Final = (
-    "password authentication failed",
-    "no pg_hba.conf entry",
-    "pg_hba.conf rejects",
-    "does not exist",
-    "is not permitted to log in",
-    "must be superuser or replication role",
-    "permission denied",
     "server does not support SSL",
     "certificate",
     "no password supplied",
     *STRANGE_WORDS,
 )
+# What the server says of one: a setting that it does not take, who may come in and how, the database, its rights.
+_FINAL_STATES: Final = ("22", "28", "3D", "42")
 
 
 def connect(source: Source, *, replication: bool = False, as_found: bool = False) -> Connection:
@@ -76,24 +71,33 @@ def connect(source: Source, *, replication: bool = False, as_found: bool = False
     options = " ".join(f"-c {name}={_escape(value)}" for name, value in settings.items())
     if as_found:
         options = ""
-    conninfo = make_conninfo(
-        host=source.host,
-        port=source.port,
-        user=source.user,
-        password=source.password.reveal(),
-        dbname=source.database or "",
-        connect_timeout=CONNECT_SECONDS,
-        application_name="replicator",
-        gssencmode="disable",
-        options=options,
-        replication="database" if replication else "",
-        **_tls_options(source.tls),
-        **_KEEPALIVE,
-    )
+    conninfo = {
+        "user": source.user,
+        "password": source.password.reveal(),
+        "dbname": source.database or "",
+        "application_name": "replicator",
+        "gssencmode": "disable",
+        "options": options,
+        "replication": "database" if replication else "",
+    }
+    conninfo |= _tls_options(source.tls) | _KEEPALIVE
     try:
-        return psycopg.connect(conninfo, autocommit=True)
-    except psycopg.Error as error:
-        raise explain(error, source.address) from error
+        return open_connection(source.host, source.port, conninfo, CONNECT_SECONDS)
+    except LoginFailed as error:
+        raise _explain_login(error, source.address) from error
+
+
+def _explain_login(error: LoginFailed, address: str) -> SourceError:
+    """Final where all answers are: without TLS a server may be refused that was only full with it."""
+    code = f" (SQLSTATE {', '.join(dict.fromkeys(error.states))})" if error.states else ""
+    text = f"{address}: {error}{code}"
+    if error.states:
+        is_final = all(state.startswith(_FINAL_STATES) for state in error.states)
+    else:
+        is_final = any(word in text for word in _FINAL_WORDS)
+    if is_final:
+        return Refused(text, hint="run `replicator check`: it says what mends this")
+    return SourceUnavailable(text)
 
 
 def _escape(value: str) -> str:
@@ -171,11 +175,7 @@ def name_session(row: Record) -> str:
 
 def explain(error: Exception, address: str) -> SourceError:
     """The error of our tree for what a session met."""
-    text = " ".join(str(error).split())
-    state = getattr(error, "sqlstate", None) or ""
-    if not state and any(word in text for word in _FINAL_WORDS):
-        return SourceError(f"{address}: {text}", hint="run `replicator check`: it says what mends this")
-    return build_error(state, f"{address}: {text}")
+    return build_error(getattr(error, "sqlstate", None) or "", f"{address}: {' '.join(str(error).split())}")
 
 
 def build_error(state: str, text: str) -> SourceError:

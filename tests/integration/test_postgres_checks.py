@@ -18,6 +18,7 @@ from replicator.pgserver import PostgresServer, start_postgres
 from tests.accounts import Account
 from tests.pgaccounts import PostgresAccount, make_postgres_account
 from tests.processes import PipelineFile, end, follow, write_pipeline
+from tests.targets import Line
 
 FAULTS: dict[str, tuple[str, list[str]]] = {
     "no replication": ("source.grant.replication", ["ALTER ROLE {account} NOREPLICATION"]),
@@ -332,6 +333,58 @@ def test_a_login_that_is_refused_is_mended_by_what_is_said(
         if fault == "no database":
             source.server.execute(f"DROP DATABASE IF EXISTS {source.database}")
             source.server.execute(f"ALTER DATABASE {source.database}_gone RENAME TO {source.database}")
+
+
+SAID = (
+    b"password authentication failed",
+    b"is not permitted to log in",
+    b"does not exist",
+    b"permission denied for database",
+    b"too many connections for role",
+)
+"""Words of refused logins; other languages have other ones, and the same codes."""
+
+
+@pytest.mark.parametrize("fault", ["wrong password", "no database", "no connect", "no login"])
+def test_a_refused_login_is_known_in_any_language(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path, fault: str
+) -> None:
+    """What the server says is translated on its way, letter by letter; what `check` says of it mends it."""
+    source = postgres_account
+    pipeline = make(source, target_account, tmp_path)
+    expected, deed, _ = LOGINS.get(fault, ("source.login", "", ""))
+    if fault == "wrong password":
+        pipeline.env["SOURCE_PASSWORD"] = "wrong"
+    elif fault == "no database":
+        deed = ""
+        pipeline.edit("source", database=f"{source.database}_gone")
+    else:
+        source.server.execute(deed.format(name=source.database))
+    with Line(source.server.port, words={said: said[::-1] for said in SAID}) as line:
+        pipeline.edit("source", port=line.port, tls={"mode": "disabled"})
+        assert pipeline.run("run", "FILE", seconds=30).returncode == 4
+        [failed] = check(pipeline)
+        assert failed["id"] == expected
+        assert "SQLSTATE" in failed["message"]
+        assert not any(said.decode() in failed["message"] for said in SAID)
+        if deed:
+            source.server.execute(failed["fix"])
+            assert check(pipeline) == []
+
+
+def test_a_login_that_passes_is_waited_for_in_any_language(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    source = postgres_account
+    pipeline = make(source, target_account, tmp_path)
+    source.server.execute(f"ALTER ROLE {source.user} CONNECTION LIMIT 0")
+    with Line(source.server.port, words={said: said[::-1] for said in SAID}) as line:
+        pipeline.edit("source", port=line.port, tls={"mode": "disabled"})
+        process = pipeline.start("run", "FILE")
+        follow(process, "too many connections for role"[::-1])
+        source.server.execute(f"ALTER ROLE {source.user} CONNECTION LIMIT -1")
+        follow(process, "state=streaming")
+        assert end(process)[0] == 0
 
 
 def paste(server: PostgresServer, command: str, folder: Path) -> None:
