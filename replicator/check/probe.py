@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 
 import pymysql
 
-from replicator.check import pgprobe
 from replicator.config import Endpoint, Source, SourceType, connect_options
 from replicator.errors import ConfigError, SourceError, spell_account
 from replicator.stranger import GARBAGE, Stranger, find_stranger
@@ -84,7 +83,7 @@ def probe(endpoint: Endpoint, side: str) -> Probe:
     """Go as far in as possible; never raises for what it finds. ``side`` (source, target) is for the fixes."""
     found = Probe(endpoint)
     is_postgres = isinstance(endpoint, Source) and endpoint.type is SourceType.POSTGRES
-    inside = (_login_postgres, _measure_postgres) if is_postgres else (_login, _measure)
+    inside = (_enter_postgres,) if is_postgres else (_login, _measure)
     for step in (_resolve, _reach, *inside):
         found.failure = step(found, side)
         if found.failure is not None:
@@ -179,7 +178,10 @@ def _explain_stranger(stranger: Stranger, endpoint: Endpoint, side: str) -> Fail
     return Failure("login", stranger.message, fix)
 
 
-def _login_postgres(found: Probe, side: str) -> Failure | None:
+def _enter_postgres(found: Probe, side: str) -> Failure | None:
+    """Both steps inside. Its driver is imported here: no other source needs it."""
+    from replicator.check import pgprobe  # noqa: PLC0415
+
     assert isinstance(found.endpoint, Source)
     if found.socket is not None:
         found.socket.close()
@@ -188,17 +190,15 @@ def _login_postgres(found: Probe, side: str) -> Failure | None:
     except SourceError as error:
         step, fix = pgprobe.explain(error.message, found.endpoint, side)
         return Failure(step, error.message, fix)
-    return None
-
-
-def _measure_postgres(found: Probe, _side: str) -> Failure | None:
     try:
         found.rtt, found.clock_offset = pgprobe.measure(found.connection)
     except SourceError as error:
-        return Failure(
-            "login", f"the connection was lost right after the login: {error.message}", "try again"
-        )
+        return _build_lost(error.message)
     return None
+
+
+def _build_lost(text: str) -> Failure:
+    return Failure("login", f"the connection was lost right after the login: {text}", "try again")
 
 
 def _explain_login(error: Exception, endpoint: Endpoint, side: str) -> Failure:
@@ -290,7 +290,7 @@ def _measure(found: Probe, side: str) -> Failure | None:
         found.clock_offset = _measure_clock(found.connection)
     except (pymysql.MySQLError, OSError) as error:
         text = str(error.args[-1] if error.args else error)
-        return Failure("login", f"the connection was lost right after the login: {text}", "try again")
+        return _build_lost(text)
     return None
 
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import replicator
 
 PACKAGE = Path(replicator.__file__).parent
@@ -113,8 +115,9 @@ def test_only_the_wiring_knows_both_ends() -> None:
         assert not (is_reader and knows_target), name
 
 
-def test_a_start_imports_no_reader_before_it_knows_which() -> None:
+@pytest.mark.parametrize("module", ["runner", "check.report", "preview", "status"])
+def test_a_start_imports_no_reader_before_it_knows_which(module: str) -> None:
     """Either product's driver and decoders take a fifth of the time that a start needs."""
-    code = "import sys, replicator.runner; print(*sys.modules)"
+    code = f"import sys, replicator.{module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"psycopg", "pymysqlreplication"} & set(done.stdout.split())
