@@ -33,7 +33,7 @@ from replicator.readers.pgoutput import RelationColumn
 from replicator.readers.pgstream import Transactions
 from replicator.readers.postgres_link import Link, open_link
 from replicator.readers.postgres_mute import name_mute
-from replicator.readers.postgres_session import Connection, Refused, connect, explain, fetch
+from replicator.readers.postgres_session import Connection, Crowded, Refused, connect, explain, fetch
 from replicator.readers.postgres_slot import Exported
 from replicator.readers.postgres_snapshot import PostgresSession, PostgresSnapshot
 from replicator.readers.postgres_watch import Watch
@@ -319,7 +319,7 @@ class PostgresReader:
         self, link: Link, transactions: Transactions, watch: Watch, stop: threading.Event
     ) -> Iterator[StreamItem]:
         pause, asked, left = SOON, time.monotonic(), self.counters.transactions
-        self._await(watch.look())
+        self._watch(watch)
         while not stop.is_set():
             messages = link.fetch(pause)
             if messages:
@@ -328,7 +328,7 @@ class PostgresReader:
             if link.reported and transactions.is_between:
                 yield from self._take_report(link, transactions)
             if watch.is_due():
-                self._await(watch.look())
+                self._watch(watch)
             if watch.found and transactions.is_between and transactions.position.lsn >= watch.lsn:
                 yield from (transactions.pause(name, reason) for name, reason in watch.take())
             if self.counters.transactions == left:  # also while a large one arrives
@@ -341,6 +341,15 @@ class PostgresReader:
                 ):
                     asked = time.monotonic()
                     link.ask()
+
+    def _watch(self, watch: Watch) -> None:
+        """Look at the catalog. A source that is full goes on sending, and is not left for that: the next look tells all."""
+        try:
+            self._await(watch.look())
+            self._waiting = ""
+        except Crowded as error:
+            self._waiting = f"source: its catalog cannot be looked at: {error.message}"
+            log.warning("%s", self._waiting)
 
     def _await(self, lsn: int) -> None:
         """Somebody waits until the stream is there, though nothing more may come. Any thread may say so."""

@@ -24,6 +24,10 @@ Connection = psycopg.Connection[Any]
 Record = dict[str, Any]
 
 
+class Crowded(SourceUnavailable):
+    """It is up, and has no room for another session of ours."""
+
+
 class Refused(SourceError):
     """What the server said no to, in its own words."""
 
@@ -97,7 +101,8 @@ def _explain_login(error: LoginFailed, address: str) -> SourceError:
         is_final = any(word in text for word in _FINAL_WORDS)
     if is_final:
         return Refused(text, hint="run `replicator check`: it says what mends this")
-    return SourceUnavailable(text)
+    is_crowded = any(state.startswith("53") for state in error.states)
+    return Crowded(text) if is_crowded else SourceUnavailable(text)
 
 
 def _escape(value: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from replicator.model import Heartbeat, Position, SchemaChange, StreamItem, TableName, Transaction
-from replicator.readers import postgres, postgres_link
+from replicator.readers import postgres, postgres_link, postgres_watch
 from replicator.readers.lsn import format_lsn
 from replicator.readers.postgres import PostgresReader
 from tests.pgaccounts import PostgresAccount
@@ -168,3 +168,26 @@ def test_a_later_snapshot_is_reached_although_nothing_more_comes(
                 return not isinstance(item, SchemaChange) and item.position.covers(later.position)
 
             wait_until(is_reached)
+
+
+def test_a_source_that_takes_no_further_session_goes_on_sending(
+    postgres_account: PostgresAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalog cannot be looked at then: that is said, and ends no stream."""
+    monkeypatch.setattr(postgres_watch, "LOOK_SECONDS", 0.05)
+    source = postgres_account
+    with reading(source) as work:
+        run(source, "INSERT INTO t VALUES (0, 'first')")
+        work.take(1)
+        source.server.execute(f"ALTER ROLE {source.user} CONNECTION LIMIT 0")
+        while "too many connections" not in work.reader.is_waiting():
+            next(work.items)
+        source.server.execute(f"INSERT INTO {source.database}.t VALUES (1, 'a')", database=source.database)
+        work.take(1)
+        assert work.reader.counters.reconnects == 0
+        source.server.execute(f"ALTER ROLE {source.user} CONNECTION LIMIT -1")
+        while work.reader.is_waiting():
+            next(work.items)
+        source.query("DROP TABLE t")
+        while not isinstance(next(work.items), SchemaChange):
+            pass
