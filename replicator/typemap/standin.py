@@ -10,16 +10,16 @@ from replicator.model import Column, Kind, TableSchema, UniqueKey, Value
 from replicator.typemap.capacity import Shape, parse_shape
 
 StandIn: TypeAlias = Callable[[int], Value]
-"""From a number, counted from 0, to a value; each number has its own."""
+"""From a number, counted from 0, to a value; each number of a batch has its own, as far as the type reaches."""
 
 _BITS: Final = {"smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}  # a tinyint has too few
 _DIGITS: Final = 7  # of numbers in text: more rows than a batch has
 _LEAST_DIGITS: Final = 5  # before the point of a decimal
 _FIRST_DAY: Final = datetime.date(1212, 1, 1)
+_DAYS: Final = 2_000_000
 _LONGEST_NAME: Final = b"~replicator~"
-_LAST_PRIVATE: Final = (
-    0x10FFFD  # of Unicode's characters, one that nobody gives a meaning to; those before it are the same
-)
+_LAST_PRIVATE: Final = 0x10FFFD  # characters of Unicode that mean nothing to anyone, two planes of them
+_PRIVATE: Final = 0x20000
 
 
 def find_stand_in(column: Column) -> StandIn | None:
@@ -35,10 +35,11 @@ def _build_integer(shape: Shape) -> StandIn | None:
     bits = _BITS.get(shape.base)
     if bits is None:
         return None
+    margin = 16 if bits == 16 else 1 << bits - 3
     if shape.unsigned:
-        highest = (1 << bits) - 1 - (1 << bits - 3)
+        highest = (1 << bits) - 1 - margin
         return lambda number: highest - number
-    lowest = (1 << bits - 3) - (1 << bits - 1)
+    lowest = margin - (1 << bits - 1)
     return lambda number: lowest + number
 
 
@@ -52,7 +53,7 @@ def _build_plain(shape: Shape) -> StandIn | None:
         highest = -8 * 10 ** (digits - 1)
         return None if digits < _LEAST_DIGITS else lambda number: b"%d" % (highest - number)
     if shape.base in ("date", "datetime"):
-        return lambda number: (_FIRST_DAY + datetime.timedelta(number)).isoformat().encode()
+        return lambda number: (_FIRST_DAY + datetime.timedelta(number % _DAYS)).isoformat().encode()
     if shape == ("char", (36,), False):  # a UUID of no variant
         return lambda number: b"ffffffff-ffff-ffff-ffff-%012x" % number
     return None
@@ -61,7 +62,7 @@ def _build_plain(shape: Shape) -> StandIn | None:
 def _build_text(shape: Shape) -> StandIn:
     room = shape.arguments[0] if shape.arguments else len(_LONGEST_NAME) + _DIGITS
     if room <= _DIGITS:
-        return lambda number: chr(_LAST_PRIVATE - number).encode()
+        return lambda number: chr(_LAST_PRIVATE - number % _PRIVATE).encode()
     name = _LONGEST_NAME[: room - _DIGITS]
     return lambda number: b"%b%0*d" % (name, _DIGITS, number)
 
@@ -91,7 +92,7 @@ def find_deferrable(table: TableSchema) -> list[UniqueKey]:
 
 
 def find_spots(table: TableSchema, key: UniqueKey) -> list[tuple[int, StandIn]]:
-    """The columns of a deferrable key in which stand-ins are possible, those with NULL first.
+    """The columns of a deferrable key in which stand-ins are possible: those with NULL first, small numbers last.
 
     A row's own key is left alone where another key than ``key`` is at stake.
     """
@@ -101,4 +102,8 @@ def find_spots(table: TableSchema, key: UniqueKey) -> list[tuple[int, StandIn]]:
         for at in key.ordinals
         if at not in kept and (stand_in := find_stand_in(table.columns[at])) is not None
     ]
-    return sorted(found, key=lambda spot: not table.columns[spot[0]].nullable)
+    return sorted(found, key=lambda spot: _rank(table.columns[spot[0]]))
+
+
+def _rank(column: Column) -> tuple[bool, bool]:
+    return not column.nullable, column.type.startswith("smallint")

@@ -173,3 +173,49 @@ def test_check_names_a_key_whose_values_cannot_change_hands(
         item["id"]: item["fix"] for item in json.loads(refused.stdout)["checks"] if item["status"] == "fail"
     }
     assert "NOT DEFERRABLE" in failed["tables.identity"]
+
+
+def test_rows_that_change_values_keep_what_the_application_gave_them(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """Children and columns of its own live in the row, with foreign keys checked (SEMANTICS §5.2, §5.4)."""
+    source, target = postgres_account, target_account
+    source.query("CREATE TABLE person (id int PRIMARY KEY)")
+    source.query(
+        "CREATE TABLE desk (id int PRIMARY KEY, place int NOT NULL UNIQUE DEFERRABLE,"
+        " person int NOT NULL REFERENCES person UNIQUE DEFERRABLE)"
+    )
+    source.query("INSERT INTO person SELECT generate_series(1, 4)")
+    source.query("INSERT INTO desk SELECT g, g, g FROM generate_series(1, 3) g")
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    target.query("ALTER TABLE desk ADD COLUMN mine int")
+    target.query("UPDATE desk SET mine = id * 10")
+    target.query("CREATE TABLE note (desk int, FOREIGN KEY (desk) REFERENCES desk (id) ON DELETE CASCADE)")
+    target.query("INSERT INTO note VALUES (1), (2), (3)")
+    source.query("UPDATE desk SET place = place % 3 + 1, person = person % 3 + 1")
+    source.query("UPDATE desk SET person = 4 WHERE id = 3")
+    source.query("DELETE FROM person WHERE id = 1")
+    pipeline.must("run", "FILE", "--until-current")
+    found = target.query("SELECT id, place, person, mine FROM desk ORDER BY id")
+    assert found == [(1, 2, 2, 10), (2, 3, 3, 20), (3, 1, 4, 30)]
+    assert sorted(target.query("SELECT desk FROM note")) == [(1,), (2,), (3,)]
+
+
+def test_a_row_of_the_application_that_holds_a_value_stops_the_table(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """Nothing is taken away from it, and what was parked is where it was; without it the run goes on."""
+    source, target = postgres_account, target_account
+    source.query("CREATE TABLE t (id int PRIMARY KEY, pos int NOT NULL UNIQUE DEFERRABLE)")
+    source.query("INSERT INTO t SELECT g, g FROM generate_series(1, 3) g")
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    target.query("INSERT INTO t VALUES (9, 4)")
+    source.query("UPDATE t SET pos = pos + 1")
+    stopped = pipeline.run("run", "FILE", "--until-current")
+    assert (stopped.returncode, "multiple_unique_conflicts" in stopped.stderr) == (5, True), stopped.stderr
+    assert target.query("SELECT id, pos FROM t ORDER BY id") == [(1, 1), (2, 2), (3, 3), (9, 4)]
+    target.query("DELETE FROM t WHERE id IN (2, 9)")
+    pipeline.must("run", "FILE", "--until-current")
+    assert target.query("SELECT id, pos FROM t ORDER BY id") == [(1, 2), (2, 3), (3, 4)]

@@ -106,3 +106,5 @@ def test_stand_ins_go_where_null_is_possible_and_never_into_another_key_of_the_r
     assert find_spots(table, few) == []
     assert find_spots(table, over) == []
     assert [at for at, _ in find_spots(table, primary)] == [0]
+    small = replace(table, columns=(*table.columns[:3], column(Kind.INTEGER, "smallint")))
+    assert [at for at, _ in find_spots(small, UniqueKey("s", (3, 1)))] == [1, 3]
