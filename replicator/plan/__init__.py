@@ -124,15 +124,13 @@ def _plan_tables(
 ) -> list[Step]:
     if len(tables) > 1:
         chosen = set(tables)
-        return order_changes(
-            [b for b in segment.blocks if b.table in chosen], relations, careful=settings.careful
-        )
+        return order_changes([b for b in segment.blocks if b.table in chosen], relations, settings)
     (table,) = tables
     blocks = segment.by_table[table]
     steps = None
     if not _needs_order(table, blocks, relations):
         steps = _collapse(table, blocks, settings, keep_apart=table.target in relations.silent)
-    return order_changes(blocks, relations, careful=settings.careful) if steps is None else steps
+    return order_changes(blocks, relations, settings) if steps is None else steps
 
 
 def _needs_order(table: TableSchema, blocks: list[Changes], relations: Relations) -> bool:

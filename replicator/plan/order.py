@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from replicator.model import Changes, Key, Op, Row, TableSchema
@@ -148,16 +148,16 @@ class _Node:
             other.blocked += 1
 
 
-def order_changes(blocks: Iterable[Changes], relations: Relations, *, careful: bool) -> list[Step]:
-    """Steps for ``blocks`` (in source order, of tables that foreign keys may join); see PlanSettings for ``careful``."""
+def order_changes(blocks: Iterable[Changes], relations: Relations, settings: PlanSettings) -> list[Step]:
+    """Steps for ``blocks`` (in source order, of tables that foreign keys may join)."""
     blocks = list(blocks)
     tables = _build_tables(blocks, relations)
     changes = [change for block in blocks for change in _split(block, tables[block.table], relations)]
-    parked = _park(changes, tables, relations, careful=careful)
+    parked = _park(changes, tables, relations, settings)
     nodes = _collapse(changes)
     _force(nodes, changes, tables, relations)
     levelled, in_order = _level(nodes)
-    steps = _build_levels(levelled, careful)
+    steps = _build_levels(levelled, settings.careful)
     if parked:
         steps = [step._replace(independent=False) for step in steps]
     places = sorted(place for node in in_order for place in node.changes)
@@ -165,7 +165,10 @@ def order_changes(blocks: Iterable[Changes], relations: Relations, *, careful: b
 
 
 def _park(
-    changes: list[_Change], tables: dict[TableSchema, _Table], relations: Relations, *, careful: bool
+    changes: list[_Change],
+    tables: dict[TableSchema, _Table],
+    relations: Relations,
+    settings: PlanSettings,
 ) -> list[Step]:
     """The steps that park rows of deferrable keys; ``changes`` become what follows them."""
     steps: list[Step] = []
@@ -175,7 +178,8 @@ def _park(
             continue
         places = [place for place, change in enumerate(changes) if change.table.schema is schema]
         pairs = [(changes[place].before, changes[place].after) for place in places]
-        parked, pairs = park_rows(schema, lot, pairs, careful=careful, unchecked=relations.has(schema))
+        build = partial(Step, schema, careful=settings.careful, unchecked=relations.has(schema))
+        parked, pairs = park_rows(schema, lot, pairs, build, settings.first_stand_in)
         for place, (before, after) in zip(places, pairs, strict=True):
             changes[place] = changes[place]._replace(before=before, after=after)
         steps += parked

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache, partial
+from itertools import zip_longest
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -60,6 +61,33 @@ def may_repeat_keys(table: TableSchema, blocks: Iterable[Changes]) -> bool:
     return lot is not None and lot.is_ambiguous and len({block.op for block in blocks} - {Op.UPDATE}) > 1
 
 
+def park_ahead(changes: Iterable[Changes], first: int) -> list[Step]:
+    """Steps that park what one slice of a transaction moves, to be run before all slices; rows may not be there yet.
+
+    Not where stand-ins would be the rows' keys: the next slices look for them under their own.
+    """
+    pairs: dict[TableSchema, list[Pair]] = {}
+    for block in changes:
+        if (lot := build_lot(block.table)) is not None and not lot.is_ambiguous:
+            pairs.setdefault(block.table, []).extend(
+                (before, after if before is None or after is None else merge_unchanged(before, after))
+                for before, after in zip_longest(block.before, block.after)
+            )
+    steps: list[Step] = []
+    for table, found in pairs.items():
+        lot = build_lot(table)
+        assert lot is not None
+        build = partial(Step, table, careful=True, unchecked=True)
+        steps += park_rows(table, lot, found, build, first)[0]
+    return steps
+
+
+def find_ambiguous(changes: Iterable[Changes]) -> TableSchema | None:
+    """A table among these whose rows are told apart by all their values alone."""
+    lots = ((block.table, build_lot(block.table)) for block in changes)
+    return next((table for table, lot in lots if lot is not None and lot.is_ambiguous), None)
+
+
 class _Track:
     """One row's way through a batch."""
 
@@ -83,13 +111,13 @@ class _Track:
 
 
 def park_rows(
-    table: TableSchema, lot: Lot, pairs: Sequence[Pair], *, careful: bool, unchecked: bool
+    table: TableSchema, lot: Lot, pairs: Sequence[Pair], build: Callable[..., Step], first: int
 ) -> tuple[list[Step], list[Pair]]:
-    """The steps that park, and the changes after them."""
+    """The steps that park, and the changes after them; ``build`` makes a step, ``first`` is the first stand-in's number."""
     rewritten = list(pairs)
     parked: dict[tuple[int, ...], tuple[list[Key], list[Row]]] = {}
     key = build_key(table)
-    for number, track in enumerate(_follow(table, lot, pairs)):
+    for number, track in enumerate(_follow(table, lot, pairs), first):
         if not track.moves and track.end is not None:
             continue
         stand_ins = track.find_stand_ins(lot, number)
@@ -103,7 +131,6 @@ def park_rows(
             keys, rows = parked.setdefault(find_present(row), ([], []))
             keys.append(key(track.start))
             rows.append(row)
-    build = partial(Step, table, careful=careful, unchecked=unchecked)
     if lot.is_ambiguous:
         steps = [build(Action.UPDATE_KEY, rows, keys, present=at) for at, (keys, rows) in parked.items()]
     else:

@@ -219,3 +219,39 @@ def test_a_row_of_the_application_that_holds_a_value_stops_the_table(
     target.query("DELETE FROM t WHERE id IN (2, 9)")
     pipeline.must("run", "FILE", "--until-current")
     assert target.query("SELECT id, pos FROM t ORDER BY id") == [(1, 2), (2, 3), (3, 4)]
+
+
+MANY = 30_000
+
+
+def fill(source: PostgresAccount, columns: str) -> None:
+    """A table of which an UPDATE of all rows is streamed while open, and planned in slices."""
+    source.server.execute(f"ALTER ROLE {source.user} SET logical_decoding_work_mem = '64kB'")
+    source.query(f"CREATE TABLE t ({columns}, note text)")
+    source.query(f"INSERT INTO t SELECT g, g, repeat('x', 700) FROM generate_series(1, {MANY}) g")
+
+
+def test_a_shift_of_more_rows_than_are_planned_at_once(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    source, target = postgres_account, target_account
+    fill(source, "id int PRIMARY KEY, pos int NOT NULL UNIQUE DEFERRABLE")
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    source.query("UPDATE t SET pos = pos + 1, note = note || 'y'")
+    mirror(pipeline, source, target)
+
+
+def test_such_a_shift_stops_the_run_where_rows_have_no_other_key(
+    postgres_account: PostgresAccount, target_account: Account, tmp_path: Path
+) -> None:
+    """Nothing is guessed: the batch is rolled back, the table named with the way out."""
+    source, target = postgres_account, target_account
+    fill(source, "pos int PRIMARY KEY DEFERRABLE, id int")
+    source.query("ALTER TABLE t REPLICA IDENTITY FULL")
+    pipeline = write_pipeline(tmp_path, source, target)
+    pipeline.must("load", "FILE")
+    source.query("UPDATE t SET pos = pos + 1")
+    stopped = pipeline.run("run", "FILE", "--until-current")
+    assert (stopped.returncode, "too large to be planned as a whole" in stopped.stderr) == (5, True), stopped
+    assert target.query("SELECT COUNT(*), MIN(pos), MAX(pos) FROM t") == [(MANY, 1, MANY)]
