@@ -291,7 +291,7 @@ def run_deferred(
         ]
         if not _find_repeated(table, wanted, is_end=True):
             rows = wanted
-            transactions.append([_log(table, *_leave_out(table, change, partial)) for change in changes])
+            transactions.append([log_change(table, *change, partial=partial) for change in changes])
     return transactions, rows
 
 
@@ -340,13 +340,11 @@ def _find_repeated(table: TableSchema, rows: list[Row], *, is_end: bool) -> bool
     return False
 
 
-def _leave_out(
-    table: TableSchema, change: tuple[Row | None, Row | None], partial: bool
-) -> tuple[Row | None, Row | None]:
-    before, after = change
-    if before is None or not partial:
-        return change
-    return tuple(value if at in table.key else UNCHANGED for at, value in enumerate(before)), after
+def log_change(table: TableSchema, before: Row | None, after: Row | None, *, partial: bool) -> Changes:
+    """As a log that has whole before images, or (``partial``) their keys alone."""
+    if before is not None and partial:
+        before = tuple(value if at in table.key else UNCHANGED for at, value in enumerate(before))
+    return _log(table, before, after)
 
 
 def _choose(

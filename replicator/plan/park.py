@@ -12,15 +12,18 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache, partial
 from itertools import zip_longest
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from replicator.model import UNCHANGED, Changes, Key, Op, Row, TableSchema, Value
+from replicator.model import UNCHANGED, Changes, Key, Kind, Op, Row, TableSchema, Value
 from replicator.plan.step import Action, Step
 from replicator.plan.touch import build_key, find_present, merge_unchanged
 from replicator.typemap.standin import StandIn, find_deferrable, find_spots
 
 Pair = tuple[Row | None, Row | None]
 """Before and after of one change: an insert has no before, a delete no after."""
+
+
+_LONG: Final = (Kind.TEXT, Kind.BINARY)
 
 
 class _Parkable(NamedTuple):
@@ -40,6 +43,7 @@ class Lot(NamedTuple):
     parkables: Sequence[_Parkable]
     names: frozenset[str]
     is_ambiguous: bool
+    is_told: bool
 
 
 @lru_cache(maxsize=4096)
@@ -52,6 +56,7 @@ def build_lot(table: TableSchema) -> Lot | None:
         [_Parkable(itemgetter(*key.ordinals), found) for key, found in spots.items()],
         frozenset(key.name for key in spots),
         any(key.ordinals == table.key for key in spots),
+        not any(table.columns[at].kind in _LONG for found in spots.values() for at, _ in found),
     )
 
 
@@ -64,11 +69,12 @@ def may_repeat_keys(table: TableSchema, blocks: Iterable[Changes]) -> bool:
 def park_ahead(changes: Iterable[Changes], first: int) -> list[Step]:
     """Steps that park what one slice of a transaction moves, to be run before all slices; rows may not be there yet.
 
-    Not where stand-ins would be the rows' keys: the next slices look for them under their own.
+    Not where stand-ins would be the rows' keys: the next slices look for them under their own. And a row that is there
+    may have another's key, until a slice that moves it: that one must bring the value which is cleared here.
     """
     pairs: dict[TableSchema, list[Pair]] = {}
     for block in changes:
-        if (lot := build_lot(block.table)) is not None and not lot.is_ambiguous:
+        if (lot := build_lot(block.table)) is not None and lot.is_told and not lot.is_ambiguous:
             pairs.setdefault(block.table, []).extend(
                 (before, after if before is None or after is None else merge_unchanged(before, after))
                 for before, after in zip_longest(block.before, block.after)

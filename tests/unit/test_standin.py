@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from replicator.model import Column, Kind, TableName, TableSchema, UniqueKey
+from replicator.target import TargetIndex, TargetTable, fit_statements
 from replicator.typemap.standin import find_deferrable, find_spots, find_stand_in
 
 NUMBERS = [0, 1, 7, 99_999]
@@ -108,3 +109,10 @@ def test_stand_ins_go_where_null_is_possible_and_never_into_another_key_of_the_r
     assert [at for at, _ in find_spots(table, primary)] == [0]
     small = replace(table, columns=(*table.columns[:3], column(Kind.INTEGER, "smallint")))
     assert [at for at, _ in find_spots(small, UniqueKey("s", (3, 1)))] == [1, 3]
+
+
+def test_a_key_stays_deferrable_under_the_name_that_the_target_has_for_it() -> None:
+    found = TargetTable("t", True, "InnoDB", {}, (TargetIndex("mine", True, ("c",), True),))
+    for deferrable in (True, False):
+        table = _table(UniqueKey("PRIMARY", (0,), deferrable=deferrable))
+        assert fit_statements(table, found).unique_keys == (UniqueKey("mine", (0,), deferrable=deferrable),)
