@@ -157,11 +157,13 @@ class UniqueKey:
 
     ``ordinals`` index ``TableSchema.columns``. ``exact`` is False where equality cannot be told from the row alone
     (expressions, generated columns, prefixes): changes that may meet in such a key go through in source order.
+    ``deferrable``: at the source it holds where a statement or a transaction ends, not after each row.
     """
 
     name: str
     ordinals: tuple[int, ...]
     exact: bool = True
+    deferrable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

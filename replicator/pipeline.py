@@ -28,6 +28,7 @@ from replicator.load.progress import TableSummary
 from replicator.metrics import Metrics
 from replicator.model import Batch, Checkpoint, Heartbeat, Position, StreamItem, TableName, TableSchema
 from replicator.plan import build_edges
+from replicator.plan.park import build_lot
 from replicator.prepare import Preparer
 from replicator.sql import Limits
 from replicator.startup import Opened
@@ -162,6 +163,7 @@ class Pipeline:
             unsettled=self._unsettled,
             partial=not opened.reader.sends_whole_rows,
             is_coercing=may_coerce(opened.tables),
+            is_deferring=any(map(build_lot, opened.tables)),
         )
 
     # -- life cycle -------------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from typing import Final
 
 from replicator.apply import Prepared, count_changes
 from replicator.coercion import Tally, settle
+from replicator.errors import DataError
 from replicator.model import Batch, Changes, TableName
 from replicator.plan import Edge, PlanSettings, build_plan
+from replicator.plan.park import find_ambiguous, park_ahead
 from replicator.sql import Limits, Packet, build_packets
 
 SLICE_BYTES: Final = 16 << 20
@@ -27,7 +29,7 @@ class Preparer:
 
     ``is_checking``: foreign key checks are needed at all; ``parents``: the foreign keys of each target table;
     ``unsettled``: tables whose foreign keys are not there, or not true, yet. ``partial``: rows may leave values out;
-    ``is_coercing``: readers may have put other values in place of some.
+    ``is_coercing``: readers may have put other values in place of some; ``is_deferring``: some table has a deferrable key.
     """
 
     def __init__(
@@ -40,8 +42,10 @@ class Preparer:
         unsettled: Iterable[TableName],
         partial: bool = False,
         is_coercing: bool = False,
+        is_deferring: bool = False,
     ) -> None:
         self._is_coercing = is_coercing
+        self._is_deferring = is_deferring
         self._limits = limits
         self._is_checking = is_checking
         self._unsettled = frozenset(unsettled)
@@ -71,8 +75,28 @@ class Preparer:
         return Prepared(batch, packets, count_changes(batch.changes), replan, tally)
 
     def _build_slices(self, batch: Batch, unsettled: frozenset[TableName], careful: bool) -> Iterator[Packet]:
-        for changes in _slice(batch.changes) if batch.spilled else (batch.changes,):
-            yield from self._build(changes, unsettled, replace(self._settings, careful=careful))
+        settings = replace(self._settings, careful=careful)
+        if not batch.spilled:
+            yield from self._build(batch.changes, unsettled, settings)
+        elif not self._is_deferring:
+            for changes in _slice(batch.changes):
+                yield from self._build(changes, unsettled, settings)
+        else:
+            yield from self._build_deferring(batch, unsettled, settings)
+
+    def _build_deferring(
+        self, batch: Batch, unsettled: frozenset[TableName], settings: PlanSettings
+    ) -> Iterator[Packet]:
+        """A slice may bring a value that a row of a later one still holds: the rows of all are parked before the first."""
+        number = 0
+        for changes in _slice(batch.changes):
+            yield from build_packets(park_ahead(changes, number), self._limits)
+            number += sum(part.rows for part in changes)
+        for changes in _slice(batch.changes):
+            if settings.careful:
+                _refuse_ambiguous(changes)
+            yield from self._build(changes, unsettled, replace(settings, first_stand_in=number))
+            number += sum(part.rows for part in changes)
 
     def _build(
         self, changes: Iterable[Changes], unsettled: frozenset[TableName], settings: PlanSettings
@@ -124,6 +148,18 @@ def _switch_checks(checks: bool, packets: Iterator[Packet]) -> Iterator[Packet]:
         switch = _CHECKS[checks]
         yield first._replace(sql=switch + b";" + first.sql, results=(None, *first.results))
         yield from packets
+
+
+def _refuse_ambiguous(changes: Iterable[Changes]) -> None:
+    """Carefully, a row is what has its key: the one that comes is taken for the one that has yet to go."""
+    table = find_ambiguous(changes)
+    if table is not None:
+        raise DataError(
+            f"{table.source}: the target refuses a part of a transaction that is too large to be planned as a whole, and"
+            " nothing but a deferrable key tells rows apart",
+            table=str(table.source),
+            hint="`replicator drop FILE`, then load anew; or give the table another key, NOT DEFERRABLE",
+        )
 
 
 def _slice(changes: Iterable[Changes]) -> Iterator[list[Changes]]:

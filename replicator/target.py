@@ -270,11 +270,12 @@ def _fit_column(column: Column, actual: TargetColumn | None) -> Column:
 def _name_key_index(schema: TableSchema, table: TargetTable) -> TableSchema:
     columns = {schema.columns[at].name.lower() for at in schema.key}
     names = [i.name for i in table.indexes if i.unique and i.whole and set(i.columns) == columns]
-    own = [key.name for key in schema.unique_keys if key.ordinals == schema.key]
-    if not names or (own and own[0] in names):
+    own = [key for key in schema.unique_keys if key.ordinals == schema.key]
+    if not names or (own and own[0].name in names):
         return schema
     rest = tuple(key for key in schema.unique_keys if key.ordinals != schema.key)
-    return replace(schema, unique_keys=(UniqueKey(names[0], schema.key), *rest))
+    deferrable = bool(own) and all(key.deferrable for key in own)
+    return replace(schema, unique_keys=(UniqueKey(names[0], schema.key, deferrable=deferrable), *rest))
 
 
 def refuse_unfit(schema: TableSchema, table: TargetTable) -> list[Difference]:

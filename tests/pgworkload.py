@@ -33,6 +33,7 @@ CREATE TABLE wide (id int PRIMARY KEY, n int NOT NULL, doc text);
 CREATE TABLE parts (id int, k int, v int, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
 CREATE TABLE parts_even PARTITION OF parts FOR VALUES IN (0);
 CREATE TABLE parts_odd PARTITION OF parts FOR VALUES IN (1);
+CREATE TABLE places (id int PRIMARY KEY, pos int NOT NULL UNIQUE DEFERRABLE);
 CREATE TABLE prepared (n bigint PRIMARY KEY, note varchar(40) NOT NULL);
 CREATE TABLE still (id int PRIMARY KEY, v varchar(10));
 INSERT INTO counter VALUES (1, 0);
@@ -40,6 +41,7 @@ INSERT INTO still VALUES (1, 'a'), (2, 'b'), (3, NULL);
 INSERT INTO customers (email, seat) SELECT 'c' || g || '@x', g FROM generate_series(1, 30) g;
 INSERT INTO orders (customer_id, amount) SELECT id, id + 0.5 FROM customers;
 INSERT INTO parts SELECT g, g % 2, 0 FROM generate_series(1, 40) g;
+INSERT INTO places SELECT g, g FROM generate_series(1, 12) g;
 INSERT INTO wide SELECT g, 0, DOC FROM generate_series(1, 10) g;
 """
 DOC = "(SELECT string_agg(md5((g::bigint * h)::text), '') FROM generate_series(1, 80) h)"  # too long to be kept in line
@@ -96,6 +98,8 @@ class Writer:
             self._write_prepared(self._prepared)
         if self._truncates and self._random.random() < 0.1:
             self._run("TRUNCATE tags")
+        if self._random.random() < 0.5:
+            self._move_places()
         cursor = self._connection.cursor()
         try:
             cursor.execute("UPDATE counter SET n = n + 1 WHERE id = 1")
@@ -113,6 +117,13 @@ class Writer:
                 self._committed.notify_all()
         except _REFUSED:
             self._connection.rollback()
+
+    def _move_places(self) -> None:
+        """In small transactions: one that is cut within such a statement has a part that MySQL refuses."""
+        a, b = self._random.randrange(1, 13), self._random.randrange(1, 13)
+        shift = f"UPDATE places SET pos = pos + {self._random.choice([-1, 1])}"
+        swap = f"UPDATE places t SET pos = o.pos FROM places o WHERE t.id IN ({a}, {b}) AND o.id = {a + b} - t.id"
+        self._run("BEGIN", *self._random.choice([[shift], [swap], [swap, shift, swap]]), "COMMIT")
 
     def _write_prepared(self, names: list[str]) -> None:
         """Sometimes one more transaction is prepared, sometimes one is decided."""

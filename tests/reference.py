@@ -10,11 +10,23 @@ import copy
 import random
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from replicator.model import Changes, Column, ForeignKey, Kind, Op, Row, TableName, TableSchema, UniqueKey
+from replicator.model import (
+    UNCHANGED,
+    Changes,
+    Column,
+    ForeignKey,
+    Kind,
+    Op,
+    Row,
+    TableName,
+    TableSchema,
+    UniqueKey,
+)
 from replicator.plan import Action, Step
+from replicator.plan.touch import merge_unchanged
 
 COLLATION = "utf8mb4_0900_ai_ci"
 DDL_TYPES = {Kind.INTEGER: "int", Kind.TEXT: f"varchar(20) character set utf8mb4 collate {COLLATION}"}
@@ -252,6 +264,89 @@ def run_program(
     return Program(transactions, model)
 
 
+def defer(table: TableSchema, *numbers: int) -> TableSchema:
+    """The table with these of its unique keys deferrable."""
+    keys = [
+        replace(key, deferrable=key.deferrable or number in numbers)
+        for number, key in enumerate(table.unique_keys)
+    ]
+    return replace(table, unique_keys=tuple(keys))
+
+
+def run_deferred(
+    table: TableSchema, chance: random.Random, *, partial: bool
+) -> tuple[list[list[Changes]], list[Row]]:
+    """Random transactions in which only the strict keys hold after each row, and the rows they end in.
+
+    ``partial``: before images have the key alone.
+    """
+    rows: list[Row] = []
+    transactions: list[list[Changes]] = []
+    for _ in range(chance.choice([5, 40])):
+        wanted = list(rows)
+        changes = [
+            change
+            for _ in range(chance.choice([1, 2, 8]))
+            for change in _change_at_random(table, wanted, chance)
+        ]
+        if not _find_repeated(table, wanted, is_end=True):
+            rows = wanted
+            transactions.append([log_change(table, *change, partial=partial) for change in changes])
+    return transactions, rows
+
+
+def _change_at_random(
+    table: TableSchema, rows: list[Row], chance: random.Random
+) -> Iterator[tuple[Row | None, Row | None]]:
+    """One insert or delete, or values of one column that change hands; what a strict key forbids is left undone."""
+    at = chance.randrange(len(table.columns))
+    chosen = chance.sample(range(len(rows)), min(len(rows), chance.choice([1, 2, 3, 9])))
+    what = chance.choice(["insert", "insert", "delete", "exchange", "exchange", "set"])
+    if what == "insert":
+        row = tuple(_fit(column, chance.randrange(41)) for column in table.columns)
+        yield from _attempt(table, rows, None, row)
+    elif what == "delete" and chosen:
+        yield from _attempt(table, rows, rows[chosen[0]], None)
+    elif chosen:
+        taken = [rows[number][at] for number in chosen]
+        values = (
+            [*taken[1:], taken[0]] if what == "exchange" else [_fit(table.columns[at], chance.randrange(41))]
+        )
+        for old, value in zip([rows[number] for number in chosen], values, strict=False):
+            new = tuple(value if place == at else kept for place, kept in enumerate(old))
+            yield from _attempt(table, rows, old, new)
+
+
+def _attempt(
+    table: TableSchema, rows: list[Row], old: Row | None, new: Row | None
+) -> Iterator[tuple[Row | None, Row | None]]:
+    kept = list(rows)
+    if old is not None:
+        rows.remove(old)
+    if new is not None:
+        rows.append(new)
+    if _find_repeated(table, rows, is_end=False):
+        rows[:] = kept
+    elif old != new:
+        yield old, new
+
+
+def _find_repeated(table: TableSchema, rows: list[Row], *, is_end: bool) -> bool:
+    for key in table.unique_keys:
+        values = [tuple(fold(row[at]) for at in key.ordinals) for row in rows if is_end or not key.deferrable]
+        told = [value for value in values if None not in value]
+        if len(set(told)) < len(told):
+            return True
+    return False
+
+
+def log_change(table: TableSchema, before: Row | None, after: Row | None, *, partial: bool) -> Changes:
+    """As a log that has whole before images, or (``partial``) their keys alone."""
+    if before is not None and partial:
+        before = tuple(value if at in table.key else UNCHANGED for at, value in enumerate(before))
+    return _log(table, before, after)
+
+
 def _choose(
     model: Model, table: TableSchema, what: str, choice: int, values: list[int]
 ) -> tuple[Row | None, Row | None] | None:
@@ -358,7 +453,7 @@ def _run_step(model: Model, step: Step, shuffle: Callable[[list[Any]], None]) ->
 
 def _overwrite(model: Model, step: Step, old: Row | None, row: Row) -> None:
     if old is not None:
-        model.update(step.table, old, row)
+        model.update(step.table, old, merge_unchanged(old, row))
     elif step.action is Action.MERGE:
         model.insert(step.table, row)
     elif not step.careful:

@@ -247,8 +247,8 @@ _TABLES: Final = (
     ),
     Registration(
         "tables.deferrable",
-        "No unique key of a selected table is deferrable (PostgreSQL).",
-        "Warns: where rows exchange its values in one statement, the run stops, naming the table.",
+        "Deferrable unique keys of selected tables have values to spare while rows exchange theirs (PostgreSQL).",
+        "Warns, once for each that has not (boolean, real, time, bit, short bytes): such an exchange stops the run.",
     ),
     Registration(
         "tables.money",

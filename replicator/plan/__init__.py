@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from replicator.model import Changes, Key, Op, Row, TableSchema
 from replicator.plan.fold import is_exact
 from replicator.plan.order import Relations, order_changes
+from replicator.plan.park import may_repeat_keys
 from replicator.plan.step import Action, Edge, PlanSettings, Step, build_edges
 from replicator.plan.touch import find_present, find_watched, merge_unchanged
 
@@ -123,19 +124,21 @@ def _plan_tables(
 ) -> list[Step]:
     if len(tables) > 1:
         chosen = set(tables)
-        return order_changes(
-            [b for b in segment.blocks if b.table in chosen], relations, careful=settings.careful
-        )
+        return order_changes([b for b in segment.blocks if b.table in chosen], relations, settings)
     (table,) = tables
     blocks = segment.by_table[table]
     steps = None
-    if not (relations.has(table) and _needs_order(table, blocks, relations)):
+    if not _needs_order(table, blocks, relations):
         steps = _collapse(table, blocks, settings, keep_apart=table.target in relations.silent)
-    return order_changes(blocks, relations, careful=settings.careful) if steps is None else steps
+    return order_changes(blocks, relations, settings) if steps is None else steps
 
 
 def _needs_order(table: TableSchema, blocks: list[Changes], relations: Relations) -> bool:
     """Whether a table that stands alone in the batch still cannot take the straight path."""
+    if may_repeat_keys(table, blocks):
+        return True
+    if not relations.has(table):
+        return False
     if table.target in relations.tangled or relations.find_within([table]):
         return True
     return any(block.no_foreign_key_checks for block in blocks)
@@ -249,12 +252,10 @@ def _split_present(step: Step) -> Iterator[Step]:
 
 def _soften(step: Step) -> Iterator[Step]:
     """The careful form of a step: rows may be there or not. A row with values left out can never be inserted."""
-    if step.action is Action.UPDATE_KEY and step.present is None:
-        yield step._replace(careful=True)
-    if step.action in (Action.DELETE, Action.CLEAR) or step.present is not None:
+    if step.careful or step.action in (Action.DELETE, Action.CLEAR) or step.present is not None:
         yield step
-    else:
-        inserted = step.action is Action.INSERT
-        yield Step(
-            step.table, Action.MERGE, step.rows, careful=True, unchecked=step.unchecked, inserted=inserted
-        )
+        return
+    if step.action is Action.UPDATE_KEY:
+        yield step._replace(careful=True)
+    inserted = step.action is Action.INSERT
+    yield Step(step.table, Action.MERGE, step.rows, careful=True, unchecked=step.unchecked, inserted=inserted)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 from replicator.model import Changes, Key, Op, Row, TableSchema
 from replicator.plan.fold import DOUBT
+from replicator.plan.park import build_lot, park_rows
 from replicator.plan.step import Action, Edge, PlanSettings, Step
 from replicator.plan.touch import (
     Role,
@@ -147,17 +148,42 @@ class _Node:
             other.blocked += 1
 
 
-def order_changes(blocks: Iterable[Changes], relations: Relations, *, careful: bool) -> list[Step]:
-    """Steps for ``blocks`` (in source order, of tables that foreign keys may join); see PlanSettings for ``careful``."""
+def order_changes(blocks: Iterable[Changes], relations: Relations, settings: PlanSettings) -> list[Step]:
+    """Steps for ``blocks`` (in source order, of tables that foreign keys may join)."""
     blocks = list(blocks)
     tables = _build_tables(blocks, relations)
     changes = [change for block in blocks for change in _split(block, tables[block.table], relations)]
+    parked = _park(changes, tables, relations, settings)
     nodes = _collapse(changes)
     _force(nodes, changes, tables, relations)
     levelled, in_order = _level(nodes)
-    steps = _build_levels(levelled, careful)
+    steps = _build_levels(levelled, settings.careful)
+    if parked:
+        steps = [step._replace(independent=False) for step in steps]
     places = sorted(place for node in in_order for place in node.changes)
-    return steps + _build_in_source_order([changes[place] for place in places])
+    return parked + steps + _build_in_source_order([changes[place] for place in places])
+
+
+def _park(
+    changes: list[_Change],
+    tables: dict[TableSchema, _Table],
+    relations: Relations,
+    settings: PlanSettings,
+) -> list[Step]:
+    """The steps that park rows of deferrable keys; ``changes`` become what follows them."""
+    steps: list[Step] = []
+    for schema in tables:
+        lot = build_lot(schema)
+        if lot is None:
+            continue
+        places = [place for place, change in enumerate(changes) if change.table.schema is schema]
+        pairs = [(changes[place].before, changes[place].after) for place in places]
+        build = partial(Step, schema, careful=settings.careful, unchecked=relations.has(schema))
+        parked, pairs = park_rows(schema, lot, pairs, build, settings.first_stand_in)
+        for place, (before, after) in zip(places, pairs, strict=True):
+            changes[place] = changes[place]._replace(before=before, after=after)
+        steps += parked
+    return steps
 
 
 def _build_tables(blocks: list[Changes], relations: Relations) -> dict[TableSchema, _Table]:
@@ -165,7 +191,8 @@ def _build_tables(blocks: list[Changes], relations: Relations) -> dict[TableSche
     by_target = {table.schema.target: table for table in tables.values()}
     referred: dict[str, list[Sequence[int]]] = {}
     for table in tables.values():
-        table.roles += build_unique_roles(table.schema)
+        lot = build_lot(table.schema)
+        table.roles += build_unique_roles(table.schema, lot.names if lot else frozenset())
         table.is_silent_parent = table.schema.target in relations.silent
         table.deletes_alone = table.schema.target in relations.tangled
     for child_name, edge in relations.find_within(tables):

@@ -67,6 +67,7 @@ class PlanSettings:
     ``checks``: foreign_key_checks are on at the target. ``careful``: the fast plan was refused (SEMANTICS §5.6).
     ``cascades_logged``: the source logs the child rows that its cascades touch. ``parents``: by target name of the
     child table, its foreign keys (``build_edges``). ``partial``: the source may leave values out (UNCHANGED).
+    ``first_stand_in``: the number of the first that no row of the batch has yet (``park``).
     """
 
     checks: bool = False
@@ -74,6 +75,7 @@ class PlanSettings:
     cascades_logged: bool = False
     parents: Mapping[str, tuple[Edge, ...]] = field(default_factory=dict)
     partial: bool = False
+    first_stand_in: int = 0
 
 
 def build_edges(tables: Iterable[TableSchema]) -> dict[str, tuple[Edge, ...]]:

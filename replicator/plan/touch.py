@@ -6,7 +6,7 @@ Roles of the two sides of a foreign key share a Space, in which equal values mee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -84,12 +84,12 @@ def _find_ordinals(table: TableSchema, key: UniqueKey) -> tuple[int, ...] | None
     return tuple(names[part.column] for part in index.parts if part.column is not None)
 
 
-def build_unique_roles(table: TableSchema) -> list[Role]:
-    """The table's unique keys; the key itself where no unique key is declared over it."""
+def build_unique_roles(table: TableSchema, parked: Collection[str] = ()) -> list[Role]:
+    """The table's unique keys; the key itself where no unique key is declared over it. ``parked`` ones order nothing."""
     keys = list(table.unique_keys)
     if all(key.ordinals != table.key for key in keys):
         keys.append(UniqueKey("", table.key))
-    return [_build_unique_role(table, key) for key in keys]
+    return [_build_unique_role(table, key) for key in keys if key.name not in parked]
 
 
 def _build_unique_role(table: TableSchema, key: UniqueKey) -> Role:

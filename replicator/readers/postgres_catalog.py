@@ -38,6 +38,7 @@ from replicator.typemap.postgres import (
     map_type,
     override_type,
 )
+from replicator.typemap.standin import find_stand_in
 
 COLLATION: Final = "utf8mb4_0900_bin"
 LEAST_SHARE: Final = 256  # bytes of an index for a column without a limit of its own
@@ -208,8 +209,12 @@ class _Builder:
         indexes = tuple(self._build_index(row, names, by_name) for row in plain)
         ordinals = {column.name: at for at, column in enumerate(columns)}
         unique = tuple(
-            UniqueKey(index.name, tuple(ordinals[part.column] for part in index.parts if part.column))
-            for index in indexes
+            UniqueKey(
+                index.name,
+                tuple(ordinals[part.column] for part in index.parts if part.column),
+                deferrable=not row["is_immediate"],
+            )
+            for row, index in zip(plain, indexes, strict=True)
             if index.kind != "index"
         )
         return TableSchema(
@@ -369,18 +374,17 @@ class _Builder:
             return by_name.get(
                 chosen, by_name.get("PRIMARY", ()) if self._is_identity_primary(indexes) else ()
             )
-        if "PRIMARY" in by_name and (self.table["identity"] == "f" or self._is_primary_immediate(indexes)):
-            return by_name["PRIMARY"]
         if self.table["identity"] == "f":
-            return next(
-                (key.ordinals for key in unique if not any(columns[at].nullable for at in key.ordinals)), ()
-            )
-        return ()
+            return self._choose_among(unique, columns)
+        return next((key.ordinals for key in unique if key.name == "PRIMARY" and not key.deferrable), ())
 
     @staticmethod
-    def _is_primary_immediate(indexes: Sequence[Record]) -> bool:
-        """A deferrable key is no replica identity."""
-        return any(row["is_primary"] and row["is_immediate"] for row in indexes)
+    def _choose_among(unique: Sequence[UniqueKey], columns: Sequence[Column]) -> tuple[int, ...]:
+        """The first, the primary key's before others, whose values stay with their rows; else one that can be cleared."""
+        fit = [key for key in unique if not any(columns[at].nullable for at in key.ordinals)]
+        strict = [key.ordinals for key in fit if not key.deferrable]
+        clearable = (key.ordinals for key in fit if any(find_stand_in(columns[at]) for at in key.ordinals))
+        return strict[0] if strict else next(clearable, ())
 
     @staticmethod
     def _is_identity_primary(indexes: Sequence[Record]) -> bool:

@@ -20,6 +20,7 @@ from replicator.readers.postgres_session import (
     quote_table,
 )
 from replicator.readers.postgres_slot import Slot
+from replicator.typemap.standin import find_deferrable, find_spots
 
 OLDEST: Final = 130_000
 MONEY_DECIMALS: Final = 2  # in the sessions that read: lc_monetary is C there
@@ -163,14 +164,16 @@ def _check_table(table: TableSchema, row: Record, settings: Record) -> Iterator[
             "row-level security would hide rows from the load",
             f"ALTER ROLE {account} BYPASSRLS;",
         )
-    if row["is_deferrable"]:
-        yield Requirement(
-            "tables.deferrable",
-            "warn",
-            subject,
-            "a unique key is DEFERRABLE: rows that exchange its values in one statement stop the run, for MySQL's are not",
-            "exchange them by way of a free value; or make the constraint NOT DEFERRABLE",
-        )
+    for key in find_deferrable(table):
+        if not find_spots(table, key):
+            yield Requirement(
+                "tables.deferrable",
+                "warn",
+                subject,
+                f"{key.name} is DEFERRABLE and its type has no value to spare: rows that exchange values of it in one"
+                " statement or transaction stop the run, for MySQL looks at each row",
+                "make the constraint NOT DEFERRABLE, or exchange its values by way of a free one",
+            )
     yield from _check_identity(table, row, subject, name)
 
 
@@ -199,6 +202,8 @@ def _check_identity(table: TableSchema, row: Record, subject: str, name: str) ->
             " of NOT NULL columns. Takes a moment's exclusive lock, by the table's owner"
         )
         full = f"ALTER TABLE {name} REPLICA IDENTITY FULL;    -- for a key that is DEFERRABLE is no identity"
+        if identity == "f" and row["is_deferrable"]:
+            full = "give it a key that is NOT DEFERRABLE: of this one no value can be spared while rows exchange theirs"
         yield Requirement(
             "tables.identity",
             "fail",

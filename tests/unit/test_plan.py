@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from replicator.model import (
+    UNCHANGED,
     Changes,
     Column,
     ForeignKey,
@@ -19,8 +20,9 @@ from replicator.model import (
 )
 from replicator.plan import Action, Edge, PlanSettings, Step, build_edges, build_plan
 from replicator.plan.fold import DOUBT, build_fold, is_exact
+from replicator.plan.park import park_ahead
 from replicator.plan.touch import find_watched
-from tests.reference import build_table, integer, text
+from tests.reference import build_table, defer, integer, text
 
 PLAIN = build_table("plain", (integer("id"), integer("v")), (0,))
 WORDS = build_table("words", (text("k"), integer("v")), (0,))
@@ -148,6 +150,20 @@ def test_deletes_of_a_parent_keep_their_order_where_their_cascades_may_free_each
     assert [step.keys for step in tangled] == [[(2,)], [(1,)]]
     simple = build_plan(changes, PlanSettings(checks=True, parents={"child": edges["child"][:1]}))
     assert [step.keys for step in simple] == [[(2,), (1,)]]
+
+
+def test_only_what_no_change_leaves_out_is_parked_ahead() -> None:
+    """A row that has another's key, until its own slice moves it, gets back there what was cleared."""
+    numbers = defer(UNIQUE, 1)
+    words = defer(build_table("words", (integer("id"), text("u"), integer("v")), (0,), (1,)), 1)
+    rows: list[tuple[TableSchema, Row, Row]] = [
+        (numbers, (1, 1, 0), (1, 2, 0)),
+        (words, (1, b"a", 0), (1, b"b", 0)),
+    ]
+    steps = park_ahead([update(table, (before, after)) for table, before, after in rows], 7)
+    assert steps == [
+        Step(numbers, Action.UPDATE, [(1, None, UNCHANGED)], careful=True, unchecked=True, present=(0, 1))
+    ]
 
 
 def test_what_ran_without_checks_at_the_source_stays_apart() -> None:

@@ -1,9 +1,9 @@
 """Changes in, SQL out: each file of tests/golden/plan is a case; a new one needs no code.
 
-Its comments are the input, the rest is the SQL. ``table NAME: COLUMN TYPE [null] [key] [unique] [-> TABLE.COLUMN
-[cascade]], …`` declares a table (``text:COLLATION`` for text), ``settings: …`` words of ``SETTINGS``, and ``insert NAME
-ROWS``, ``delete NAME ROWS``, ``update NAME ROWS -> ROWS``, ``truncate NAME`` are the changes, rows as Python tuples; a
-trailing ``!`` says that the source ran it without foreign key checks. ``…`` stands for UNCHANGED.
+Its comments are the input, the rest is the SQL. ``table NAME: COLUMN TYPE [null] [key] [unique] [deferrable]
+[-> TABLE.COLUMN [cascade]], …`` declares a table (``text:COLLATION`` for text), ``settings: …`` words of ``SETTINGS``,
+and ``insert NAME ROWS``, ``delete NAME ROWS``, ``update NAME ROWS -> ROWS``, ``truncate NAME`` are the changes, rows as
+Python tuples; a trailing ``!`` says that the source ran it without foreign key checks. ``…`` stands for UNCHANGED.
 """
 
 from __future__ import annotations
@@ -50,9 +50,14 @@ KINDS = {
 def parse_table(name: str, columns: str) -> TableSchema:
     specs = [spec.split() for spec in columns.split(",")]
     key = tuple(at for at, words in enumerate(specs) if "key" in words)
-    uniques = [UniqueKey(words[0], (at,)) for at, words in enumerate(specs) if "unique" in words]
+    uniques = [
+        UniqueKey(words[0], (at,), deferrable="deferrable" in words)
+        for at, words in enumerate(specs)
+        if "unique" in words
+    ]
     keys = tuple(_parse_foreign_key(words) for words in specs if "->" in words)
-    unique_keys = (UniqueKey("PRIMARY", key), *uniques)
+    primary = UniqueKey("PRIMARY", key, deferrable=any({"key", "deferrable"} <= {*words} for words in specs))
+    unique_keys = (primary, *uniques)
     parsed = tuple(_parse_column(words) for words in specs)
     return TableSchema(TableName("s", name), name, parsed, key, unique_keys, foreign_keys=keys)
 
