@@ -35,6 +35,7 @@ from replicator.sql.literal import (
     escape_text,
     render_zeros,
 )
+from replicator.sql.names import force_index, key_index, quote_name
 
 BODY_BLOCK: Final = 1 << 20
 STATEMENT_BYTES: Final = 1 << 20  # a longer one gains nothing and costs the server's parser memory
@@ -104,11 +105,6 @@ class LoadFormat(NamedTuple):
     render: LineRenderer
 
 
-def quote_name(name: str) -> bytes:
-    """An identifier between backticks."""
-    return b"`" + name.replace("`", "``").encode() + b"`"
-
-
 def quote_bytes(value: bytes) -> bytes:
     """A binary string literal."""
     return b"x'" + value.hex().encode() + b"'"
@@ -150,16 +146,6 @@ class _Update(NamedTuple):
 
 
 # --- shapes, built once per table --------------------------------------------------------------------------------
-
-
-def _key_index(table: TableSchema) -> bytes | None:
-    """The quoted name of the index over exactly the key's columns."""
-    return next((quote_name(key.name) for key in table.unique_keys if key.ordinals == table.key), None)
-
-
-def _force_index(table: TableSchema) -> bytes:
-    index = _key_index(table)
-    return b"" if index is None else b" FORCE INDEX (" + index + b")"
 
 
 def _compared(column: Column, value: bytes) -> bytes:
@@ -236,7 +222,7 @@ def _build_load_sql(
 @lru_cache(maxsize=4096)
 def _build_keys(table: TableSchema) -> _Keys:
     columns = [table.columns[at] for at in table.key]
-    index = _key_index(table)
+    index = key_index(table)
     hint = b"" if index is None else b" /*+ INDEX(%b %b) */" % (quote_name(table.target), index)
     head = b"DELETE%b FROM %b WHERE " % (hint, quote_name(table.target))
     if len(columns) == 1:
@@ -257,7 +243,7 @@ def _build_insert(table: TableSchema) -> _Frame:
 @lru_cache(maxsize=4096)
 def _build_update(table: TableSchema, present: tuple[int, ...] | None) -> _Update:
     ordinals = range(len(table.columns)) if present is None else present
-    target, force = quote_name(table.target), _force_index(table)
+    target, force = quote_name(table.target), force_index(table)
     values = b",".join(b"c%d" % at for at in ordinals)
     old_values = b",".join(b"o%d" % number for number in range(len(table.key)))
     join = b" STRAIGHT_JOIN " + target + b" AS t" + force + b" ON "
