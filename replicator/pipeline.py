@@ -27,7 +27,7 @@ from replicator.load import Loader, add_foreign_keys
 from replicator.load.progress import TableSummary
 from replicator.metrics import Metrics
 from replicator.model import Batch, Checkpoint, Heartbeat, Position, StreamItem, TableName, TableSchema
-from replicator.plan import build_edges
+from replicator.plan import build_descents, build_edges
 from replicator.prepare import Preparer
 from replicator.sql import Limits
 from replicator.startup import Opened
@@ -162,6 +162,7 @@ class Pipeline:
             unsettled=self._unsettled,
             partial=not opened.reader.sends_whole_rows,
             is_coercing=may_coerce(opened.tables),
+            descents={} if capabilities.follows_circles else build_descents(opened.tables),
         )
 
     # -- life cycle -------------------------------------------------------------------------------------------------

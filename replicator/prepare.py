@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 from replicator.apply import Prepared, count_changes
 from replicator.coercion import Tally, settle
 from replicator.model import Batch, Changes, TableName
-from replicator.plan import Edge, PlanSettings, build_plan
+from replicator.plan import Descent, Edge, PlanSettings, build_plan
 from replicator.sql import Limits, Packet, build_packets
 
 SLICE_BYTES: Final = 16 << 20
@@ -27,7 +28,7 @@ class Preparer:
 
     ``is_checking``: foreign key checks are needed at all; ``parents``: the foreign keys of each target table;
     ``unsettled``: tables whose foreign keys are not there, or not true, yet. ``partial``: rows may leave values out;
-    ``is_coercing``: readers may have put other values in place of some.
+    ``is_coercing``: readers may have put other values in place of some. ``descents``: see PlanSettings.
     """
 
     def __init__(
@@ -40,13 +41,18 @@ class Preparer:
         unsettled: Iterable[TableName],
         partial: bool = False,
         is_coercing: bool = False,
+        descents: Mapping[str, Descent] = MappingProxyType({}),
     ) -> None:
         self._is_coercing = is_coercing
         self._limits = limits
         self._is_checking = is_checking
         self._unsettled = frozenset(unsettled)
         self._settings = PlanSettings(
-            checks=False, cascades_logged=cascades_logged, parents=parents, partial=partial
+            checks=False,
+            cascades_logged=cascades_logged,
+            parents=parents,
+            partial=partial,
+            descents=descents,
         )
 
     def constrain(self, tables: Iterable[TableName]) -> None:

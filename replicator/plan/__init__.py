@@ -15,12 +15,13 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from replicator.model import Changes, Key, Op, Row, TableSchema
+from replicator.plan.descent import Descent, build_descents
 from replicator.plan.fold import is_exact
 from replicator.plan.order import Relations, order_changes
 from replicator.plan.step import Action, Edge, PlanSettings, Step, build_edges
 from replicator.plan.touch import find_present, find_watched, merge_unchanged
 
-__all__ = ["Action", "Edge", "PlanSettings", "Step", "build_edges", "build_plan"]
+__all__ = ["Action", "Descent", "Edge", "PlanSettings", "Step", "build_descents", "build_edges", "build_plan"]
 
 _NEW: Final = frozenset({Op.INSERT, Op.READ})
 
@@ -62,6 +63,8 @@ def build_plan(changes: Iterable[Changes], settings: PlanSettings) -> list[Step]
     steps: list[Step] = []
     for segment in _cut(changes, relations):
         steps += _plan_segment(segment, relations, settings, is_first=not steps)
+    if settings.checks and settings.descents:
+        return [_descend(step, settings) for step in steps]
     return steps
 
 
@@ -258,3 +261,10 @@ def _soften(step: Step) -> Iterator[Step]:
         yield Step(
             step.table, Action.MERGE, step.rows, careful=True, unchecked=step.unchecked, inserted=inserted
         )
+
+
+def _descend(step: Step, settings: PlanSettings) -> Step:
+    """The form of a step that leaves no circle to the target's cascades; one that is unchecked has none."""
+    if step.action not in (Action.DELETE, Action.CLEAR) or step.unchecked:
+        return step
+    return step._replace(descent=settings.descents.get(step.table.target), careful=settings.careful)

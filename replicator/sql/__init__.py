@@ -17,7 +17,9 @@ from typing import Final, NamedTuple
 
 from replicator.errors import DataError
 from replicator.model import Column, Key, Kind, Op, Row, TableSchema, Value
+from replicator.plan.descent import Descent
 from replicator.plan.step import Action, Step
+from replicator.sql.descent import build_clearing, build_descent, build_descent_check
 from replicator.sql.literal import (
     ESCAPE,
     FIELD_END,
@@ -42,6 +44,7 @@ STATEMENT_BYTES: Final = 1 << 20  # a longer one gains nothing and costs the ser
 PACKET_BYTES: Final = 16 << 20
 LOAD_ROWS: Final = 50_000  # rows of one LOAD: its file is rendered as a whole
 DELETE_KEYS: Final = 10_000  # SEMANTICS §5.7
+DESCENT_BYTES: Final = 16 << 10  # keys that each statement of a descent names
 LOAD_TOKEN: Final = b"replicator-rows"
 
 CHECK_COUNT: Final = b"DO IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))"
@@ -422,10 +425,25 @@ def _build_deletes(step: Step, limits: Limits) -> Iterator[Statement]:
     items = shape.render(keys)
     for start in range(0, len(items), DELETE_KEYS):
         part = slice(start, start + DELETE_KEYS)
+        if step.descent is not None:
+            yield from _build_descents(step, step.descent, shape.delete, items[part])
         yield from _fill(shape.delete, items[part], step, Op.DELETE, limits, keys[part])
 
 
+def _build_descents(step: Step, descent: Descent, frame: _Frame, items: list[bytes]) -> Iterator[Statement]:
+    """What goes along; a fast plan checks that nothing does. These statements stand for no rows of their own."""
+    for run in _cut(items, frame, DESCENT_BYTES):
+        if step.careful:
+            for sql, table in build_descent(descent, run):
+                yield Statement(sql, table, None, 0)
+        else:
+            yield Statement(build_descent_check(descent, run), step.table, None, 0)
+
+
 def _build_clear(step: Step, _limits: Limits) -> Iterator[Statement]:
+    clearing = None if step.descent is None else build_clearing(step.descent)
+    if clearing is not None:
+        yield Statement(clearing, step.table, None, 0)
     yield Statement(b"DELETE FROM " + quote_name(step.table.target), step.table, Op.TRUNCATE, 1)
 
 
