@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -65,20 +66,29 @@ class Preparer:
         tally = Tally()
         if self._is_coercing:
             batch = _settle(batch, tally)
-        return self._prepare(batch, unsettled, tally, careful=False)
+        return self._prepare(batch, unsettled, tally, self._settings)
 
     def _prepare(
-        self, batch: Batch, unsettled: frozenset[TableName], tally: Tally, *, careful: bool
+        self, batch: Batch, unsettled: frozenset[TableName], tally: Tally, settings: PlanSettings
     ) -> Prepared:
-        replan = None if careful else lambda: self._prepare(batch, unsettled, tally, careful=True)
-        packets: Iterable[Packet] = _Lazily(lambda: self._build_slices(batch, unsettled, careful))
+        again = partial(self._prepare, batch, unsettled, tally)
+        packets: Iterable[Packet] = _Lazily(lambda: self._build_slices(batch, unsettled, settings))
         if not batch.spilled:
             packets = list(packets)
-        return Prepared(batch, packets, count_changes(batch.changes), replan, tally)
+        return Prepared(
+            batch,
+            packets,
+            count_changes(batch.changes),
+            replan=None if settings.careful else lambda: again(replace(settings, careful=True)),
+            descend=None if settings.descends else lambda: again(replace(settings, descends=True)),
+            tally=tally,
+        )
 
-    def _build_slices(self, batch: Batch, unsettled: frozenset[TableName], careful: bool) -> Iterator[Packet]:
+    def _build_slices(
+        self, batch: Batch, unsettled: frozenset[TableName], settings: PlanSettings
+    ) -> Iterator[Packet]:
         for changes in _slice(batch.changes) if batch.spilled else (batch.changes,):
-            yield from self._build(changes, unsettled, replace(self._settings, careful=careful))
+            yield from self._build(changes, unsettled, settings)
 
     def _build(
         self, changes: Iterable[Changes], unsettled: frozenset[TableName], settings: PlanSettings

@@ -267,4 +267,4 @@ def _descend(step: Step, settings: PlanSettings) -> Step:
     """The form of a step that leaves no circle to the target's cascades; one that is unchecked has none."""
     if step.action not in (Action.DELETE, Action.CLEAR) or step.unchecked:
         return step
-    return step._replace(descent=settings.descents.get(step.table.target), careful=settings.careful)
+    return step._replace(descent=settings.descents.get(step.table.target), descends=settings.descends)

@@ -34,7 +34,7 @@ class Step(NamedTuple):
     matches are only counted. ``inserted``: the source had inserted a MERGE's rows, so one that exists is a conflict; else
     one that is missing is. ``unchecked``: to be run without foreign key checks, as it was at the source. ``present``:
     the ordinals whose values the rows carry, None for all (UNCHANGED columns). ``descent``: what goes along where
-    foreign keys form a circle must be done before, by a careful plan; a fast one checks that there is nothing.
+    foreign keys form a circle must be done before; ``descends`` does it, else it is checked that there is nothing.
     """
 
     table: TableSchema
@@ -47,6 +47,7 @@ class Step(NamedTuple):
     present: tuple[int, ...] | None = None
     inserted: bool = False
     descent: Descent | None = None
+    descends: bool = False
 
 
 class Edge(NamedTuple):
@@ -70,7 +71,8 @@ class PlanSettings:
     ``checks``: foreign_key_checks are on at the target. ``careful``: the fast plan was refused (SEMANTICS §5.6).
     ``cascades_logged``: the source logs the child rows that its cascades touch. ``parents``: by target name of the
     child table, its foreign keys (``build_edges``). ``partial``: the source may leave values out (UNCHANGED).
-    ``descents``: by target name, the tables from which the target's cascades cannot be relied on (``build_descents``).
+    ``descents``: by target name, the tables from which the target's cascades cannot be relied on (``build_descents``);
+    ``descends``: there was something below what is deleted there.
     """
 
     checks: bool = False
@@ -79,6 +81,7 @@ class PlanSettings:
     parents: Mapping[str, tuple[Edge, ...]] = field(default_factory=dict)
     partial: bool = False
     descents: Mapping[str, Descent] = field(default_factory=dict)
+    descends: bool = False
 
 
 def build_edges(tables: Iterable[TableSchema]) -> dict[str, tuple[Edge, ...]]:

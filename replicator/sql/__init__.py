@@ -431,9 +431,9 @@ def _build_deletes(step: Step, limits: Limits) -> Iterator[Statement]:
 
 
 def _build_descents(step: Step, descent: Descent, frame: _Frame, items: list[bytes]) -> Iterator[Statement]:
-    """What goes along; a fast plan checks that nothing does. These statements stand for no rows of their own."""
+    """What goes along, or the check that nothing does: they stand for no change, so they have no op."""
     for run in _cut(items, frame, DESCENT_BYTES):
-        if step.careful:
+        if step.descends:
             for sql, table in build_descent(descent, run):
                 yield Statement(sql, table, None, 0)
         else:

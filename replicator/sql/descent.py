@@ -1,8 +1,9 @@
 """Statements that do, before a delete, what it does to other rows where foreign keys form a circle (pure).
 
-A fast plan only checks that there are no such rows. Each statement of a careful one finds them anew, at the target, by the
-indices of the foreign keys. First those that are to refer to nothing are loosened; then rows are deleted by level. One that
-is found on several ways has several levels, and goes at the deepest: its own children, a level deeper each, are then gone.
+A plan first only checks that there are no such rows. Where there are some, each statement finds them anew, at the target,
+by the indices of the foreign keys. First those that are to refer to nothing are loosened; then rows are deleted by level.
+One that is found on several ways has several levels, and goes at the deepest: its own children, a level deeper each, are
+gone by then.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, bool]] = {
     "careful": {"careful": True},
     "partial": {"partial": True},
     "descents": {"descents": True},
+    "descends": {"descents": True, "descends": True},
 }
 RULES = {"cascade": "CASCADE", "set_null": "SET NULL"}
 KINDS = {

@@ -2,7 +2,7 @@
 -- table dept: id int key, head int null -> emp.id set_null
 -- table emp: id int key, dept int null -> dept.id cascade
 -- table tree: id int key, parent int null -> tree.id cascade
--- settings: checks descents careful
+-- settings: checks descends
 -- delete dept (1, 7)
 -- delete emp (9, 2)
 -- truncate tree
