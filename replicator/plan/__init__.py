@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -64,7 +64,9 @@ def build_plan(changes: Iterable[Changes], settings: PlanSettings) -> list[Step]
     for segment in _cut(changes, relations):
         steps += _plan_segment(segment, relations, settings, is_first=not steps)
     if settings.checks and settings.descents:
-        return [_descend(step, settings) for step in steps]
+        steps = [_descend(step, settings) for step in steps]
+    if settings.descends:
+        steps = list(_join_deletes(steps, relations))
     return steps
 
 
@@ -268,3 +270,20 @@ def _descend(step: Step, settings: PlanSettings) -> Step:
     if step.action not in (Action.DELETE, Action.CLEAR) or step.unchecked:
         return step
     return step._replace(descent=settings.descents.get(step.table.target), descends=settings.descends)
+
+
+def _join_deletes(steps: Iterable[Step], relations: Relations) -> Iterator[Step]:
+    """Deletes in a row as one, so that what goes along is looked for once; not where one must come before another."""
+
+    def find_joined(step: Step) -> TableSchema | None:
+        is_joined = (
+            step.action is Action.DELETE and step.descent and step.table.target not in relations.tangled
+        )
+        return step.table if is_joined else None
+
+    for table, group in groupby(steps, find_joined):
+        if table is None:
+            yield from group
+        else:
+            first, *rest = group
+            yield first._replace(keys=[key for step in (first, *rest) for key in step.keys])

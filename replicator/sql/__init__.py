@@ -32,12 +32,9 @@ from replicator.sql.literal import (
     build_load_column,
     build_rows,
     build_text_column,
-    charset_name,
-    collation_charset,
     escape_text,
-    render_zeros,
 )
-from replicator.sql.names import force_index, key_index, quote_name
+from replicator.sql.names import force_index, key_index, on_key, quote_name
 
 BODY_BLOCK: Final = 1 << 20
 STATEMENT_BYTES: Final = 1 << 20  # a longer one gains nothing and costs the server's parser memory
@@ -151,33 +148,6 @@ class _Update(NamedTuple):
 # --- shapes, built once per table --------------------------------------------------------------------------------
 
 
-def _compared(column: Column, value: bytes) -> bytes:
-    """``value`` such that comparing it with the column converts the value, never the column: its index stays usable."""
-    if column.kind is Kind.ENUM:
-        zero, empty = render_zeros(column)
-        return value if zero is None else b"IF(%b=%b,%b,%b)" % (value, zero, empty, value)
-    if column.kind is not Kind.TEXT or not column.collation:
-        return value
-    stored = collation_charset(column).encode()
-    ours = (
-        b"utf8mb4"
-        if column.charset in (None, "utf8mb4", "utf8mb3", "utf8", "ascii")
-        else charset_name(column).encode()
-    )
-    if ours != stored:
-        value = b"CONVERT(" + value + b" USING " + stored + b")"
-    return value + b" COLLATE " + column.collation.encode()
-
-
-def _on_key(table: TableSchema, prefix: bytes, alias: bytes) -> bytes:
-    columns = [table.columns[at] for at in table.key]
-    names = [prefix + b"%d" % (number if prefix == b"n.o" else at) for number, at in enumerate(table.key)]
-    return b" AND ".join(
-        alias + b"." + quote_name(column.name) + b"=" + _compared(column, name)
-        for column, name in zip(columns, names, strict=True)
-    )
-
-
 def _names(table: TableSchema, ordinals: Iterable[int]) -> bytes:
     return b",".join(quote_name(table.columns[at].name) for at in ordinals)
 
@@ -250,7 +220,7 @@ def _build_update(table: TableSchema, present: tuple[int, ...] | None) -> _Updat
     values = b",".join(b"c%d" % at for at in ordinals)
     old_values = b",".join(b"o%d" % number for number in range(len(table.key)))
     join = b" STRAIGHT_JOIN " + target + b" AS t" + force + b" ON "
-    by_key, by_old_key = _on_key(table, b"n.c", b"t"), _on_key(table, b"n.o", b"t")
+    by_key, by_old_key = on_key(table, b"n.c", b"t"), on_key(table, b"n.o", b"t")
     rest = [at for at in ordinals if at not in table.key or _is_loose(table.columns[at])]
     head, every = b"UPDATE (VALUES ROW(", _set(table, ordinals)
     # <=>, for a DATE that is NOT NULL and zero IS NULL

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from replicator.model import TableSchema
 from replicator.plan.descent import Descent, Link
-from replicator.sql.names import force_index, quote_name
+from replicator.sql.names import force_index, on_key, quote_name
 
 _FOUND: Final = b"_replicator_descent"
 
@@ -49,12 +49,11 @@ def build_descent(descent: Descent, roots: Sequence[bytes]) -> Iterator[Part]:
 
 def build_descent_check(descent: Descent, roots: Sequence[bytes]) -> bytes:
     """The DO that is refused where any row of these tables refers to ``roots``."""
-    table = descent.tables[0]
     found = [
-        b"EXISTS(SELECT /*+ INDEX(c) */ 1 FROM %b AS p%b STRAIGHT_JOIN %b AS c ON %b WHERE %b)"
+        b"EXISTS(SELECT /*+ INDEX(c) */ 1 FROM %b STRAIGHT_JOIN %b AS c ON %b)"
         % (
-            *(quote_name(table.target), force_index(table), quote_name(descent.tables[link.child].target)),
-            *(_refer(link), _is_root(table, b"p", roots)),
+            *(_join_roots(descent.tables[0], b"p", roots), quote_name(descent.tables[link.child].target)),
+            _refer(link),
         )
         for link in descent.links
         if link.parent == 0
@@ -86,7 +85,7 @@ def _build_loosening(descent: Descent, link: Link, roots: Sequence[bytes]) -> Pa
         *(_build_found(descent, roots, descent.levels), _join_children(descent, link)),
         *(b",".join(assignments), link.parent),
     )
-    return Part(sql + b" AND " + _is_root(child, b"c", roots) if link.deletes else sql, child)
+    return Part(sql + b" AND " + _is_root(child, roots) if link.deletes else sql, child)
 
 
 def _find_nullable(descent: Descent, link: Link) -> list[str]:
@@ -113,11 +112,7 @@ def _build_found(descent: Descent, roots: Sequence[bytes], levels: int) -> bytes
 
 
 def _build_roots(descent: Descent, roots: Sequence[bytes]) -> bytes:
-    table = descent.tables[0]
-    return b"SELECT 0,0,%b FROM %b AS c%b WHERE %b" % (
-        *(_select_key(descent, 0), quote_name(table.target), force_index(table)),
-        _is_root(table, b"c", roots),
-    )
+    return b"SELECT 0,0,%b FROM %b" % (_select_key(descent, 0), _join_roots(descent.tables[0], b"c", roots))
 
 
 def _build_none(descent: Descent, place: int) -> bytes:
@@ -131,7 +126,7 @@ def _build_step(descent: Descent, link: Link, roots: Sequence[bytes], levels: in
         *(link.child, _select_key(descent, link.child), _join_children(descent, link)),
         *(link.parent, levels),
     )
-    return sql + b" AND NOT " + _is_root(descent.tables[0], b"c", roots) if link.child == 0 else sql
+    return sql + b" AND NOT " + _is_root(descent.tables[0], roots) if link.child == 0 else sql
 
 
 def _join_children(descent: Descent, link: Link) -> bytes:
@@ -166,8 +161,17 @@ def _join_found(place: int, table: TableSchema, alias: bytes) -> bytes:
     )
 
 
-def _is_root(table: TableSchema, alias: bytes, roots: Sequence[bytes]) -> bytes:
-    names = b",".join(alias + b"." + quote_name(table.columns[at].name) for at in table.key)
+def _join_roots(table: TableSchema, alias: bytes, roots: Sequence[bytes]) -> bytes:
+    """The rows under ``roots``, each by the index: a list of keys is compared with every row where those are few."""
+    names = b",".join(b"o%d" % number for number in range(len(table.key)))
+    return b"(VALUES ROW(%b)) AS n(%b) STRAIGHT_JOIN %b AS %b%b ON %b" % (
+        *(b"),ROW(".join(roots), names, quote_name(table.target), alias, force_index(table)),
+        on_key(table, b"n.o", alias),
+    )
+
+
+def _is_root(table: TableSchema, roots: Sequence[bytes]) -> bytes:
+    names = b",".join(b"c." + quote_name(table.columns[at].name) for at in table.key)
     if len(table.key) == 1:
         return b"(" + names + b" IN (" + b",".join(roots) + b"))"
     return b"((" + names + b") IN ((" + b"),(".join(roots) + b")))"

@@ -11,6 +11,7 @@ import pytest
 from replicator.servers import Server
 from tests.accounts import Account
 from tests.compare import assert_equal
+from tests.nodes import SCHEMA, Nodes
 from tests.processes import PipelineFile, write_pipeline
 
 CHILD = (
@@ -312,3 +313,20 @@ def test_cascades_in_circles_arrive_where_the_target_does_not_follow_them(
     assert target_account.query("SELECT (SELECT COUNT(*) FROM folder), (SELECT COUNT(*) FROM file)") == [
         (1, 0)
     ]
+
+
+@pytest.mark.parametrize("source_server", ["mysql_unlogged", "mariadb"], indirect=True)
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_random_writes_to_a_table_that_refers_to_itself_arrive(
+    seed: int, source_account: Account, target_account: Account, tmp_path: Path
+) -> None:
+    """Subtrees that move, knots, names that swap and cascades over whole trees, in batches of many transactions."""
+    write(source_account, SCHEMA)
+    pipeline = write_pipeline(tmp_path, source_account, target_account)
+    pipeline.must("load", "FILE")
+    for part in range(4):
+        Nodes(source_account.server, source_account.database, 100 * seed + part).write(250)
+        pipeline.must("run", "FILE", "--until-current")
+        assert_equal(
+            source_account.server, source_account.database, target_account.server, target_account.database
+        )
