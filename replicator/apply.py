@@ -233,6 +233,7 @@ class Prepared:
 
     ``packets`` (without head and tail) can be iterated again for a second attempt. ``counts`` is read after them, so a
     lazy plan may fill it on the way. ``replan`` prepares the same batch carefully; None when it is careful already.
+    ``descend`` prepares it so that deletes take along what hangs below them in circles of foreign keys.
     ``tally``: values that are not what the source has.
     """
 
@@ -240,6 +241,7 @@ class Prepared:
     packets: Iterable[Packet]
     counts: Mapping[TableName, Counts]
     replan: Callable[[], Prepared] | None = None
+    descend: Callable[[], Prepared] | None = None
     tally: Tally = field(default_factory=Tally)
 
 
@@ -299,16 +301,17 @@ class Applier:
     def apply(self, prepared: Prepared) -> Applied:
         """Apply one batch; returns when the target holds it, through deadlocks and outages.
 
-        A refusal of a fast plan leads to the careful one. What a careful plan cannot bring in is a DataError: the batch
-        is rolled back and the table's state set to ``error``.
+        A refusal of a fast plan leads to the careful one, or to one that descends. What a careful plan cannot bring in is
+        a DataError: the batch is rolled back and the table's state set to ``error``.
         """
         try:
             answers = self._commit(
                 prepared.batch.checkpoint, prepared.packets, prepared.counts, prepared.tally
             )
         except (CheckRefused, DuplicateKey) as error:
-            if prepared.replan is not None:
-                return self.apply(prepared.replan())
+            again = prepared.descend if self._is_descent_refused() else prepared.replan
+            if again is not None:
+                return self.apply(again())
             raise self._refuse(error, prepared) from None
         except DataError as error:
             raise self._refuse(error, prepared) from None
@@ -412,6 +415,10 @@ class Applier:
         return line._replace(is_consistent=False, is_torn=True) if is_torn else line
 
     # --- refusals -----------------------------------------------------------------------------------------------------
+
+    def _is_descent_refused(self) -> bool:
+        """Whether what was refused is a check of no change: that nothing hangs below a row that is deleted."""
+        return self.committer.refused is not None and self.committer.refused.op is None
 
     def _refuse(self, error: TargetError, prepared: Prepared) -> TargetError:
         """The error that ends the run, after the table it is about was marked."""

@@ -27,7 +27,7 @@ from replicator.load import Loader, add_foreign_keys
 from replicator.load.progress import TableSummary
 from replicator.metrics import Metrics
 from replicator.model import Batch, Checkpoint, Heartbeat, Position, StreamItem, TableName, TableSchema
-from replicator.plan import build_edges
+from replicator.plan import build_descents, build_edges
 from replicator.plan.park import build_lot
 from replicator.prepare import Preparer
 from replicator.sql import Limits
@@ -164,6 +164,7 @@ class Pipeline:
             partial=not opened.reader.sends_whole_rows,
             is_coercing=may_coerce(opened.tables),
             is_deferring=any(map(build_lot, opened.tables)),
+            descents={} if capabilities.follows_circles else build_descents(opened.tables),
         )
 
     # -- life cycle -------------------------------------------------------------------------------------------------

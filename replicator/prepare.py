@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from replicator.apply import Prepared, count_changes
 from replicator.coercion import Tally, settle
 from replicator.errors import DataError
 from replicator.model import Batch, Changes, TableName
-from replicator.plan import Edge, PlanSettings, build_plan
+from replicator.plan import Descent, Edge, PlanSettings, build_plan
 from replicator.plan.park import find_ambiguous, park_ahead
 from replicator.sql import Limits, Packet, build_packets
 
@@ -30,6 +32,7 @@ class Preparer:
     ``is_checking``: foreign key checks are needed at all; ``parents``: the foreign keys of each target table;
     ``unsettled``: tables whose foreign keys are not there, or not true, yet. ``partial``: rows may leave values out;
     ``is_coercing``: readers may have put other values in place of some; ``is_deferring``: some table has a deferrable key.
+    ``descents``: see PlanSettings.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Preparer:
         partial: bool = False,
         is_coercing: bool = False,
         is_deferring: bool = False,
+        descents: Mapping[str, Descent] = MappingProxyType({}),
     ) -> None:
         self._is_coercing = is_coercing
         self._is_deferring = is_deferring
@@ -50,7 +54,11 @@ class Preparer:
         self._is_checking = is_checking
         self._unsettled = frozenset(unsettled)
         self._settings = PlanSettings(
-            checks=False, cascades_logged=cascades_logged, parents=parents, partial=partial
+            checks=False,
+            cascades_logged=cascades_logged,
+            parents=parents,
+            partial=partial,
+            descents=descents,
         )
 
     def constrain(self, tables: Iterable[TableName]) -> None:
@@ -63,19 +71,27 @@ class Preparer:
         tally = Tally()
         if self._is_coercing:
             batch = _settle(batch, tally)
-        return self._prepare(batch, unsettled, tally, careful=False)
+        return self._prepare(batch, unsettled, tally, self._settings)
 
     def _prepare(
-        self, batch: Batch, unsettled: frozenset[TableName], tally: Tally, *, careful: bool
+        self, batch: Batch, unsettled: frozenset[TableName], tally: Tally, settings: PlanSettings
     ) -> Prepared:
-        replan = None if careful else lambda: self._prepare(batch, unsettled, tally, careful=True)
-        packets: Iterable[Packet] = _Lazily(lambda: self._build_slices(batch, unsettled, careful))
+        again = partial(self._prepare, batch, unsettled, tally)
+        packets: Iterable[Packet] = _Lazily(lambda: self._build_slices(batch, unsettled, settings))
         if not batch.spilled:
             packets = list(packets)
-        return Prepared(batch, packets, count_changes(batch.changes), replan, tally)
+        return Prepared(
+            batch,
+            packets,
+            count_changes(batch.changes),
+            replan=None if settings.careful else lambda: again(replace(settings, careful=True)),
+            descend=None if settings.descends else lambda: again(replace(settings, descends=True)),
+            tally=tally,
+        )
 
-    def _build_slices(self, batch: Batch, unsettled: frozenset[TableName], careful: bool) -> Iterator[Packet]:
-        settings = replace(self._settings, careful=careful)
+    def _build_slices(
+        self, batch: Batch, unsettled: frozenset[TableName], settings: PlanSettings
+    ) -> Iterator[Packet]:
         if not batch.spilled:
             yield from self._build(batch.changes, unsettled, settings)
         elif not self._is_deferring:

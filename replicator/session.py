@@ -17,7 +17,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar
 
 import pymysql
 from pymysql.connections import Connection, MySQLResult
@@ -56,7 +56,7 @@ class Result(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What this server and account can do, asked for at the connect, never guessed from the version. ``account`` is in
-    GRANT's spelling."""
+    GRANT's spelling. ``follows_circles``: cascades are the storage engine's, which also come back to a table."""
 
     version: str
     account: str
@@ -64,6 +64,7 @@ class Capabilities:
     max_allowed_packet: int
     local_infile: bool
     requires_primary_key: bool
+    follows_circles: bool
     tls: str | None
 
 
@@ -366,10 +367,19 @@ def _read_capabilities(connection: Any, endpoint: Endpoint, tls: str | None) -> 
             f"{endpoint.address}: the target is {version}, not MySQL",
             hint="target.type mysql needs MySQL 8.0.20 or newer",
         )
-    variables = _run(connection, b"SHOW VARIABLES LIKE 'sql_require_primary_key'; ROLLBACK")[0].rows
-    requires_key = bool(variables) and cast(Any, variables)[0][1] == "ON"
+    sql = b"SHOW VARIABLES WHERE Variable_name IN ('sql_require_primary_key', 'innodb_native_foreign_keys'); ROLLBACK"
+    variables = dict(_run(connection, sql)[0].rows or ())
+    requires_key = variables.get("sql_require_primary_key") == "ON"
+    follows_circles = variables.get("innodb_native_foreign_keys", "ON") == "ON"
     return Capabilities(
-        version, spell_account(account), connection_id, packet, bool(local_infile), requires_key, tls
+        version,
+        spell_account(account),
+        connection_id,
+        packet,
+        bool(local_infile),
+        requires_key,
+        follows_circles,
+        tls,
     )
 
 

@@ -18,13 +18,6 @@ CREATE TABLE nodes (
 """
 
 MOST_NODES = 60
-MOST_CASCADED = 3
-"""Rows that one delete may take with it: a target may allow fewer than a source (docs/RELIABILITY.md, known limits)."""
-
-_FAMILY = (
-    "WITH RECURSIVE family (id) AS (SELECT id FROM nodes WHERE id = %s UNION SELECT n.id FROM nodes n"
-    " JOIN family f ON n.parent = f.id) SELECT COUNT(*) FROM family"
-)
 
 _REFUSED = {1062, 1451, 1452, 1213, 1205, 3008, 6575, 1296}
 """What a constraint or the depth of a cascade refuses, on either product."""
@@ -131,8 +124,7 @@ class Nodes:
                 "DELETE FROM nodes WHERE id NOT IN (SELECT * FROM (SELECT parent FROM nodes WHERE parent > 0) p)"
             )
         for node in self._ids(cursor, 1):
-            cursor.execute(_FAMILY, (node,))
-            if count > MOST_NODES // 2 and cursor.fetchone()[0] <= MOST_CASCADED:
+            if count > MOST_NODES // 2:
                 cursor.execute("DELETE FROM nodes WHERE id = %s", (node,))
 
     def _move_children_and_delete(self, cursor: Any) -> None:

@@ -19,7 +19,7 @@ from replicator.checkpoint import Lease, run_fenced
 from replicator.config import OWN_PREFIX, ExistingRows
 from replicator.model import Column, Index, IndexPart, Kind, Row, TableName, TableSchema, UniqueKey
 from replicator.session import Session
-from replicator.sql import quote_name
+from replicator.sql.names import quote_name
 from replicator.tablestate import read_tables
 
 REMOVE_ROWS: Final = 20_000

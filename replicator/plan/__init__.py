@@ -10,18 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from replicator.model import Changes, Key, Op, Row, TableSchema
+from replicator.plan.descent import Descent, build_descents
 from replicator.plan.fold import is_exact
 from replicator.plan.order import Relations, order_changes
 from replicator.plan.park import may_repeat_keys
 from replicator.plan.step import Action, Edge, PlanSettings, Step, build_edges
 from replicator.plan.touch import find_present, find_watched, merge_unchanged
 
-__all__ = ["Action", "Edge", "PlanSettings", "Step", "build_edges", "build_plan"]
+__all__ = ["Action", "Descent", "Edge", "PlanSettings", "Step", "build_descents", "build_edges", "build_plan"]
 
 _NEW: Final = frozenset({Op.INSERT, Op.READ})
 
@@ -63,6 +64,10 @@ def build_plan(changes: Iterable[Changes], settings: PlanSettings) -> list[Step]
     steps: list[Step] = []
     for segment in _cut(changes, relations):
         steps += _plan_segment(segment, relations, settings, is_first=not steps)
+    if settings.checks and settings.descents:
+        steps = [_descend(step, settings) for step in steps]
+    if settings.descends:
+        steps = list(_join_deletes(steps, relations))
     return steps
 
 
@@ -259,3 +264,27 @@ def _soften(step: Step) -> Iterator[Step]:
         yield step._replace(careful=True)
     inserted = step.action is Action.INSERT
     yield Step(step.table, Action.MERGE, step.rows, careful=True, unchecked=step.unchecked, inserted=inserted)
+
+
+def _descend(step: Step, settings: PlanSettings) -> Step:
+    """The form of a step that leaves no circle to the target's cascades; one that is unchecked has none."""
+    if step.action not in (Action.DELETE, Action.CLEAR) or step.unchecked:
+        return step
+    return step._replace(descent=settings.descents.get(step.table.target), descends=settings.descends)
+
+
+def _join_deletes(steps: Iterable[Step], relations: Relations) -> Iterator[Step]:
+    """Deletes in a row as one, so that what goes along is looked for once; not where one must come before another."""
+
+    def find_joined(step: Step) -> TableSchema | None:
+        is_joined = (
+            step.action is Action.DELETE and step.descent and step.table.target not in relations.tangled
+        )
+        return step.table if is_joined else None
+
+    for table, group in groupby(steps, find_joined):
+        if table is None:
+            yield from group
+        else:
+            first, *rest = group
+            yield first._replace(keys=[key for step in (first, *rest) for key in step.keys])

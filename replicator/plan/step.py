@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from replicator.model import ForeignKey, Key, Row, TableSchema
+from replicator.plan.descent import Descent
 
 
 class Action(enum.Enum):
@@ -32,7 +33,8 @@ class Step(NamedTuple):
     ``independent``: the rows depend on nothing else in the batch, so the step may run before all others. ``careful``:
     matches are only counted. ``inserted``: the source had inserted a MERGE's rows, so one that exists is a conflict; else
     one that is missing is. ``unchecked``: to be run without foreign key checks, as it was at the source. ``present``:
-    the ordinals whose values the rows carry, None for all (UNCHANGED columns).
+    the ordinals whose values the rows carry, None for all (UNCHANGED columns). ``descent``: what goes along where
+    foreign keys form a circle must be done before; ``descends`` does it, else it is checked that there is nothing.
     """
 
     table: TableSchema
@@ -44,6 +46,8 @@ class Step(NamedTuple):
     unchecked: bool = False
     present: tuple[int, ...] | None = None
     inserted: bool = False
+    descent: Descent | None = None
+    descends: bool = False
 
 
 class Edge(NamedTuple):
@@ -68,6 +72,8 @@ class PlanSettings:
     ``cascades_logged``: the source logs the child rows that its cascades touch. ``parents``: by target name of the
     child table, its foreign keys (``build_edges``). ``partial``: the source may leave values out (UNCHANGED).
     ``first_stand_in``: the number of the first that no row of the batch has yet (``park``).
+    ``descents``: by target name, the tables from which the target's cascades cannot be relied on (``build_descents``);
+    ``descends``: there was something below what is deleted there.
     """
 
     checks: bool = False
@@ -76,6 +82,8 @@ class PlanSettings:
     parents: Mapping[str, tuple[Edge, ...]] = field(default_factory=dict)
     partial: bool = False
     first_stand_in: int = 0
+    descents: Mapping[str, Descent] = field(default_factory=dict)
+    descends: bool = False
 
 
 def build_edges(tables: Iterable[TableSchema]) -> dict[str, tuple[Edge, ...]]:

@@ -17,7 +17,9 @@ from typing import Final, NamedTuple
 
 from replicator.errors import DataError
 from replicator.model import Column, Key, Kind, Op, Row, TableSchema, Value
+from replicator.plan.descent import Descent
 from replicator.plan.step import Action, Step
+from replicator.sql.descent import build_clearing, build_descent, build_descent_check
 from replicator.sql.literal import (
     ESCAPE,
     FIELD_END,
@@ -30,17 +32,16 @@ from replicator.sql.literal import (
     build_load_column,
     build_rows,
     build_text_column,
-    charset_name,
-    collation_charset,
     escape_text,
-    render_zeros,
 )
+from replicator.sql.names import force_index, key_index, on_key, quote_name
 
 BODY_BLOCK: Final = 1 << 20
 STATEMENT_BYTES: Final = 1 << 20  # a longer one gains nothing and costs the server's parser memory
 PACKET_BYTES: Final = 16 << 20
 LOAD_ROWS: Final = 50_000  # rows of one LOAD: its file is rendered as a whole
 DELETE_KEYS: Final = 10_000  # SEMANTICS §5.7
+DESCENT_BYTES: Final = 16 << 10  # keys that each statement of a descent names
 LOAD_TOKEN: Final = b"replicator-rows"
 
 CHECK_COUNT: Final = b"DO IF(ROW_COUNT()=%d,0,(SELECT 1 UNION ALL SELECT 2))"
@@ -104,11 +105,6 @@ class LoadFormat(NamedTuple):
     render: LineRenderer
 
 
-def quote_name(name: str) -> bytes:
-    """An identifier between backticks."""
-    return b"`" + name.replace("`", "``").encode() + b"`"
-
-
 def quote_bytes(value: bytes) -> bytes:
     """A binary string literal."""
     return b"x'" + value.hex().encode() + b"'"
@@ -150,43 +146,6 @@ class _Update(NamedTuple):
 
 
 # --- shapes, built once per table --------------------------------------------------------------------------------
-
-
-def _key_index(table: TableSchema) -> bytes | None:
-    """The quoted name of the index over exactly the key's columns."""
-    return next((quote_name(key.name) for key in table.unique_keys if key.ordinals == table.key), None)
-
-
-def _force_index(table: TableSchema) -> bytes:
-    index = _key_index(table)
-    return b"" if index is None else b" FORCE INDEX (" + index + b")"
-
-
-def _compared(column: Column, value: bytes) -> bytes:
-    """``value`` such that comparing it with the column converts the value, never the column: its index stays usable."""
-    if column.kind is Kind.ENUM:
-        zero, empty = render_zeros(column)
-        return value if zero is None else b"IF(%b=%b,%b,%b)" % (value, zero, empty, value)
-    if column.kind is not Kind.TEXT or not column.collation:
-        return value
-    stored = collation_charset(column).encode()
-    ours = (
-        b"utf8mb4"
-        if column.charset in (None, "utf8mb4", "utf8mb3", "utf8", "ascii")
-        else charset_name(column).encode()
-    )
-    if ours != stored:
-        value = b"CONVERT(" + value + b" USING " + stored + b")"
-    return value + b" COLLATE " + column.collation.encode()
-
-
-def _on_key(table: TableSchema, prefix: bytes, alias: bytes) -> bytes:
-    columns = [table.columns[at] for at in table.key]
-    names = [prefix + b"%d" % (number if prefix == b"n.o" else at) for number, at in enumerate(table.key)]
-    return b" AND ".join(
-        alias + b"." + quote_name(column.name) + b"=" + _compared(column, name)
-        for column, name in zip(columns, names, strict=True)
-    )
 
 
 def _names(table: TableSchema, ordinals: Iterable[int]) -> bytes:
@@ -236,7 +195,7 @@ def _build_load_sql(
 @lru_cache(maxsize=4096)
 def _build_keys(table: TableSchema) -> _Keys:
     columns = [table.columns[at] for at in table.key]
-    index = _key_index(table)
+    index = key_index(table)
     hint = b"" if index is None else b" /*+ INDEX(%b %b) */" % (quote_name(table.target), index)
     head = b"DELETE%b FROM %b WHERE " % (hint, quote_name(table.target))
     if len(columns) == 1:
@@ -257,11 +216,11 @@ def _build_insert(table: TableSchema) -> _Frame:
 @lru_cache(maxsize=4096)
 def _build_update(table: TableSchema, present: tuple[int, ...] | None) -> _Update:
     ordinals = range(len(table.columns)) if present is None else present
-    target, force = quote_name(table.target), _force_index(table)
+    target, force = quote_name(table.target), force_index(table)
     values = b",".join(b"c%d" % at for at in ordinals)
     old_values = b",".join(b"o%d" % number for number in range(len(table.key)))
     join = b" STRAIGHT_JOIN " + target + b" AS t" + force + b" ON "
-    by_key, by_old_key = _on_key(table, b"n.c", b"t"), _on_key(table, b"n.o", b"t")
+    by_key, by_old_key = on_key(table, b"n.c", b"t"), on_key(table, b"n.o", b"t")
     rest = [at for at in ordinals if at not in table.key or _is_loose(table.columns[at])]
     head, every = b"UPDATE (VALUES ROW(", _set(table, ordinals)
     # <=>, for a DATE that is NOT NULL and zero IS NULL
@@ -436,10 +395,25 @@ def _build_deletes(step: Step, limits: Limits) -> Iterator[Statement]:
     items = shape.render(keys)
     for start in range(0, len(items), DELETE_KEYS):
         part = slice(start, start + DELETE_KEYS)
+        if step.descent is not None:
+            yield from _build_descents(step, step.descent, shape.delete, items[part])
         yield from _fill(shape.delete, items[part], step, Op.DELETE, limits, keys[part])
 
 
+def _build_descents(step: Step, descent: Descent, frame: _Frame, items: list[bytes]) -> Iterator[Statement]:
+    """What goes along, or the check that nothing does: they stand for no change, so they have no op."""
+    for run in _cut(items, frame, DESCENT_BYTES):
+        if step.descends:
+            for sql, table in build_descent(descent, run):
+                yield Statement(sql, table, None, 0)
+        else:
+            yield Statement(build_descent_check(descent, run), step.table, None, 0)
+
+
 def _build_clear(step: Step, _limits: Limits) -> Iterator[Statement]:
+    clearing = None if step.descent is None else build_clearing(step.descent)
+    if clearing is not None:
+        yield Statement(clearing, step.table, None, 0)
     yield Statement(b"DELETE FROM " + quote_name(step.table.target), step.table, Op.TRUNCATE, 1)
 
 

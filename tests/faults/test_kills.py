@@ -11,6 +11,7 @@ import pytest
 
 from replicator.servers import Server
 from tests.accounts import Account, make_source_account
+from tests.compare import assert_equal
 from tests.faults.dying import POINTS
 from tests.faults.survival import MOST_VISITS, Ends, assert_mirrored, die, survive
 from tests.processes import write_pipeline
@@ -70,3 +71,27 @@ def test_kills_lose_nothing_where_mysql_logs_no_cascade(
 ) -> None:
     with make_source_account(mysql_unlogged_source) as source:
         survive(Ends(source, target_account, tmp_path), [(point, 1)], seed=9)
+
+
+@pytest.mark.parametrize("point", ["mid-packet", "commit-unanswered"])
+def test_a_descent_that_is_killed_takes_along_all_or_nothing(
+    mariadb_source_account: Account, target_account: Account, tmp_path: Path, point: str
+) -> None:
+    """First in the packet whose check is refused, then in the one that deletes a tree leaves first."""
+    rows = ", ".join(f"({number}, {(number - 1) // 2})" for number in range(1, 200))
+    source = mariadb_source_account
+    source.server.execute(
+        "CREATE TABLE tree (id INT PRIMARY KEY, parent INT, FOREIGN KEY (parent) REFERENCES tree (id) ON DELETE CASCADE);"
+        f"INSERT INTO tree VALUES (0, NULL), {rows}",
+        database=source.database,
+    )
+    pipeline = write_pipeline(tmp_path, source, target_account)
+    pipeline.must("load", "FILE")
+    source.server.execute("DELETE FROM tree WHERE id = 2", database=source.database)
+    left: list[int] = []
+    for times in (1, 2):
+        die(pipeline, point, times)
+        left += [row[0] for row in target_account.query("SELECT COUNT(*) FROM tree")]
+    assert left == ([200, 200] if point == "mid-packet" else [200, 128])
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target_account.server, target_account.database)

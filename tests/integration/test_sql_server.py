@@ -16,8 +16,9 @@ from replicator.model import Column, Kind, Op, Row, TableName, TableSchema, Uniq
 from replicator.plan import Action, PlanSettings, Step, build_edges, build_plan
 from replicator.plan.fold import DOUBT, build_fold, is_plain_collation
 from replicator.session import Session
-from replicator.sql import Limits, Packet, build_load, build_packets, quote_bytes, quote_name, quote_text
+from replicator.sql import Limits, Packet, build_load, build_packets, quote_bytes, quote_text
 from replicator.sql.literal import find_zero
+from replicator.sql.names import quote_name
 from tests.accounts import Account
 from tests.reference import DDL_TYPES, build_tables, choose_orders, choose_rules, join_blocks, run_program
 from tests.targets import build_endpoint

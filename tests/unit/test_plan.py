@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from replicator.model import (
@@ -18,7 +20,7 @@ from replicator.model import (
     TableSchema,
     UniqueKey,
 )
-from replicator.plan import Action, Edge, PlanSettings, Step, build_edges, build_plan
+from replicator.plan import Action, Edge, PlanSettings, Step, build_descents, build_edges, build_plan
 from replicator.plan.fold import DOUBT, build_fold, is_exact
 from replicator.plan.park import park_ahead
 from replicator.plan.touch import find_watched
@@ -164,6 +166,29 @@ def test_only_what_no_change_leaves_out_is_parked_ahead() -> None:
     assert steps == [
         Step(numbers, Action.UPDATE, [(1, None, UNCHANGED)], careful=True, unchecked=True, present=(0, 1))
     ]
+
+
+@pytest.mark.parametrize("rule", ["CASCADE", "RESTRICT"])
+def test_deletes_that_descend_go_as_one_where_none_must_come_first(rule: str) -> None:
+    """A second key of the table that restricts keeps them in the source's order."""
+    name = TableName("s", "tree")
+    parent = ForeignKey("parent", ("parent",), name, ("id",), "CASCADE")
+    other = ForeignKey("other", ("other",), name, ("id",), rule)
+    keys = (parent, other) if rule == "RESTRICT" else (parent,)
+    tree = build_table("tree", (integer("id"), integer("parent"), integer("other")), (0,), keys=keys)
+    settings = PlanSettings(checks=True, parents=build_edges([tree]), descents=build_descents([tree]))
+    changes = [
+        delete(tree, (5, 1, 1)),
+        delete(tree, (7, 1, 5)),
+        insert(tree, (8, 1, 1)),
+        delete(tree, (6, 1, 1)),
+    ]
+    checked = [[(5,)], [(7,)], [], [(6,)]]
+    assert [step.keys or [] for step in build_plan(changes, settings)] == checked
+    joined = checked if rule == "RESTRICT" else [[(5,), (7,)], [], [(6,)]]
+    steps = build_plan(changes, replace(settings, descends=True))
+    assert [list(step.keys) for step in steps] == joined
+    assert [step.descends for step in steps if step.descent] == [True] * (len(joined) - 1)
 
 
 def test_what_ran_without_checks_at_the_source_stays_apart() -> None:

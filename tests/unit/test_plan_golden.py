@@ -1,9 +1,9 @@
 """Changes in, SQL out: each file of tests/golden/plan is a case; a new one needs no code.
 
 Its comments are the input, the rest is the SQL. ``table NAME: COLUMN TYPE [null] [key] [unique] [deferrable]
-[-> TABLE.COLUMN [cascade]], …`` declares a table (``text:COLLATION`` for text), ``settings: …`` words of ``SETTINGS``,
-and ``insert NAME ROWS``, ``delete NAME ROWS``, ``update NAME ROWS -> ROWS``, ``truncate NAME`` are the changes, rows as
-Python tuples; a trailing ``!`` says that the source ran it without foreign key checks. ``…`` stands for UNCHANGED.
+[-> TABLE.COLUMN [cascade | set_null]], …`` declares a table (``text:COLLATION`` for text), ``settings: …`` words of
+``SETTINGS``, and ``insert NAME ROWS``, ``delete NAME ROWS``, ``update NAME ROWS -> ROWS``, ``truncate NAME`` are the changes,
+rows as Python tuples; a trailing ``!`` says that the source ran it without foreign key checks. ``…`` stands for UNCHANGED.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from replicator.model import (
     TableSchema,
     UniqueKey,
 )
-from replicator.plan import PlanSettings, build_edges, build_plan
+from replicator.plan import PlanSettings, build_descents, build_edges, build_plan
 from replicator.sql import Limits, Packet, build_packets
 
 CASES = sorted((Path(__file__).parent.parent / "golden" / "plan").glob("*.sql"))
@@ -37,7 +37,10 @@ SETTINGS: dict[str, dict[str, bool]] = {
     "cascades_logged": {"cascades_logged": True},
     "careful": {"careful": True},
     "partial": {"partial": True},
+    "descents": {"descents": True},
+    "descends": {"descents": True, "descends": True},
 }
+RULES = {"cascade": "CASCADE", "set_null": "SET NULL"}
 KINDS = {
     "int": Kind.INTEGER,
     "decimal": Kind.PLAIN,
@@ -74,7 +77,7 @@ def _parse_column(words: list[str]) -> Column:
 
 def _parse_foreign_key(words: list[str]) -> ForeignKey:
     parent, column = words[words.index("->") + 1].split(".")
-    action = "CASCADE" if "cascade" in words else "RESTRICT"
+    action = next((rule for word, rule in RULES.items() if word in words), "RESTRICT")
     return ForeignKey("fk", (words[0],), TableName("s", parent), (column,), action, action)
 
 
@@ -110,6 +113,8 @@ def run_case(comments: list[str]) -> Iterator[Packet]:
                 limits |= {"local_infile": False} if word == "no_load" else {}
         else:
             changes.append(parse_changes(tables, line))
+    if options.pop("descents", False):
+        options["descents"] = build_descents(tables.values())
     settings = PlanSettings(parents=build_edges(tables.values()), **options)
     return build_packets(build_plan(changes, settings), Limits(**limits))
 

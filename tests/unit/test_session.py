@@ -186,3 +186,10 @@ def test_a_body_that_fails_closes_the_connection_without_ending_the_file() -> No
         Body(PACKET, read()).send(wire, b"rows")  # type: ignore[arg-type]
     assert wire.sent == [b"a"]
     assert wire.is_closed
+
+
+@pytest.mark.parametrize("number", [3008, 6575])
+def test_a_cascade_that_the_target_refuses_is_named_with_the_way_out(number: int) -> None:
+    error = classify(pymysql.err.OperationalError(number, "Foreign key cascade exceeds", sqlstate="HY000"))
+    assert not error.retryable
+    assert "innodb_native_foreign_keys=ON" in error.hint

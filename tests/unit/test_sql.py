@@ -16,10 +16,10 @@ from replicator.sql import (
     Limits,
     build_insert,
     build_packets,
-    quote_name,
     quote_text,
 )
 from replicator.sql.literal import build_lines, build_literals
+from replicator.sql.names import quote_name
 
 ID = Column("id", Kind.INTEGER, "int", nullable=False)
 DATA = Column("v", Kind.BINARY, "longblob")
