@@ -19,7 +19,7 @@ from replicator.console import format_count, open_console
 from replicator.described import describe_tables
 from replicator.errors import SchemaMismatch
 from replicator.foreignkeys import build_groups, find_check_reasons
-from replicator.load import count_chunk_rows
+from replicator.load.jobs import count_chunk_rows
 from replicator.model import TableName, TableSchema
 from replicator.readers.base import Reader
 from replicator.readers.opening import open_reader

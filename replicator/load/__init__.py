@@ -1,9 +1,9 @@
 """The initial load: tables cut into chunks, copied by several workers, resumable table by table.
 
-Beside the stream: a snapshot comes from ``readers.base``, each chunk goes through ``chunk`` into one target transaction,
-``provision`` makes, empties and completes the tables. A table that was not finished is emptied and loaded again; one that
-was is never touched again. The stream keeps the changes of a table from before its snapshot was taken, so whatever the
-load does not see, the stream brings.
+Beside the stream: a snapshot comes from ``readers.base``, each of its sessions gets a ``worker``; ``provision`` makes,
+empties and completes the tables. A table that was not finished is emptied and loaded again; one that was is never touched
+again. The stream keeps the changes of a table from before its snapshot was taken, so whatever the load does not see, the
+stream brings.
 """
 
 from __future__ import annotations
@@ -12,20 +12,14 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
 from typing import Final, Protocol
 
 from replicator.checkpoint import Lease
-from replicator.config import ExistingRows
 from replicator.config.selection import Selection
 from replicator.errors import (
-    DataError,
     ReplicatorError,
-    SchemaMismatch,
-    SnapshotBlocked,
     SnapshotLost,
     SourceError,
     SourceLocked,
@@ -34,22 +28,21 @@ from replicator.errors import (
 )
 from replicator.load import existing
 from replicator.load.chunk import ChunkWriter, Stopped
+from replicator.load.jobs import Copy, Jobs
 from replicator.load.progress import Progress, TableSummary
-from replicator.load.provision import Orphans, add_indexes, empty_table, open_barrier, prepare_tables
+from replicator.load.provision import Orphans, open_barrier, prepare_tables
 from replicator.load.provision import add_foreign_keys as _add_foreign_keys
+from replicator.load.worker import Abandoned, Worker
 from replicator.model import Position, TableName, TableSchema
 from replicator.patience import log_outage, persist
-from replicator.readers.base import KeyRange, Reader, Snapshot, SnapshotSession
+from replicator.readers.base import Reader, Snapshot
 from replicator.session import Session, connect_patiently
-from replicator.tablestate import Found, State, TableState, forget_coerced, read_tables, set_table
+from replicator.tablestate import State, TableState, read_tables, set_table
 
 __all__ = ["Ends", "Loader", "add_foreign_keys", "prepare_tables"]
 
 log = logging.getLogger("replicator")
 
-CHUNK_ROWS: Final = 20_000  # small enough that one worker reads while the other waits for its commit
-CHUNK_BYTES: Final = 8 << 20
-FEWEST_ROWS: Final = 100
 FRUITLESS_SECONDS: Final = 1.0
 FRUITLESS_ROUNDS: Final = 5  # snapshots in a row that were lost before one table was done
 ATTEMPTS: Final = 1 << 20  # how often one run may begin a table
@@ -69,89 +62,6 @@ class Ends(Protocol):
     def selection(self) -> Selection: ...
     @property
     def tables(self) -> Sequence[TableSchema]: ...
-
-
-@dataclass(slots=True)
-class _Copy:
-    """One table on its way out of one snapshot. ``merge`` is None where only we fill the target."""
-
-    table: TableSchema
-    found: Found
-    rows: ExistingRows
-    begun: bool = False
-    completing: bool = False
-    lost: bool = False
-    running: int = 0
-    chunks: int = 0
-    spans: deque[tuple[int, KeyRange]] = field(default_factory=deque)
-    merge: existing.Merge | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a worker does next: begin the table (``span`` None), or copy one of its ranges, the ``number``-th."""
-
-    copy: _Copy
-    number: int = 0
-    span: KeyRange | None = None
-
-
-class _Jobs:
-    """The work of one snapshot, shared by its workers: large tables first, several workers to a table."""
-
-    def __init__(self, copies: Sequence[_Copy]) -> None:
-        self._copies = copies
-        self._changed = threading.Condition()
-
-    def take(self, stop: threading.Event) -> _Job | None:
-        """The next job; waits while others may still make some; None when there will be none."""
-        with self._changed:
-            while not stop.is_set():
-                job = self._find()
-                if job is not None:
-                    job.copy.running += 1
-                    return job
-                if not any(copy.running for copy in self._copies):
-                    return None
-                self._changed.wait(0.2)
-        return None
-
-    def _find(self) -> _Job | None:
-        for copy in self._copies:
-            if copy.lost:
-                continue
-            if not copy.begun:
-                copy.begun = True
-                return _Job(copy)
-            if copy.spans:
-                return _Job(copy, *copy.spans.popleft())
-        return None
-
-    def add(self, copy: _Copy, spans: Sequence[KeyRange]) -> None:
-        with self._changed:
-            copy.chunks = len(spans)
-            copy.spans.extend(enumerate(spans, 1))
-            self._changed.notify_all()
-
-    def give_up(self) -> list[TableSchema]:
-        """The snapshot is to be closed as soon as may be: what is not nearly done is lost; returns those tables."""
-        with self._changed:
-            lost = [copy for copy in self._copies if not copy.completing]
-            for copy in lost:
-                copy.lost = True
-            return [copy.table for copy in lost]
-
-    def finish(self, copy: _Copy, *, lost: bool = False) -> bool:
-        """A job has ended. True: it was the table's last, and the caller has one more job, which is to complete it."""
-        with self._changed:
-            copy.lost |= lost
-            is_last = copy.running == 1 and not copy.spans and not copy.lost and not copy.completing
-            if is_last:
-                copy.completing = True
-            else:
-                copy.running -= 1
-            self._changed.notify_all()
-            return is_last
 
 
 class Loader:
@@ -383,21 +293,21 @@ class Loader:
         options = {table.source: table for table in self._ends.selection.tables}
         exact = {table.source for table in snapshot.tables}
         copies = [
-            _Copy(table, self._states[table.source].found, options[table.source].existing_rows)
+            Copy(table, self._states[table.source].found, options[table.source].existing_rows)
             for table in self._pending
             if table.source in exact
         ]
-        jobs = _Jobs(copies)
+        jobs = Jobs(copies)
         threads = []
         for session, writer in zip(snapshot.sessions, self._writers, strict=False):
-            worker = _Worker(self, session, writer, snapshot.position, jobs)
+            worker = Worker(self, session, writer, snapshot.position, jobs)
             threads.append(threading.Thread(target=self._guard, args=(worker,), name="load", daemon=True))
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _guard(self, worker: _Worker) -> None:
+    def _guard(self, worker: Worker) -> None:
         try:
             worker.run(self._halt)
         except Stopped:
@@ -431,151 +341,15 @@ class Loader:
                 self._on_loaded(*self._finished[name])
 
     def set_state(self, writer: ChunkWriter, name: TableName, **values: object) -> None:
-        """Write what stands of a table, unless it was paused. Raises _Abandoned then."""
+        """Write what stands of a table, unless it was paused. Raises Abandoned then."""
         with self._deciding:
             if name in self._abandoned:
-                raise _Abandoned
+                raise Abandoned
             writer.call(lambda session, lease: set_table(session, lease, name, **values))
-
-
-class _Abandoned(Exception):
-    """The stream has paused the table meanwhile."""
-
-
-class _Worker:
-    """One session of a snapshot and one at the target, at work on the jobs of that snapshot."""
-
-    def __init__(
-        self, loader: Loader, source: SnapshotSession, writer: ChunkWriter, position: Position, jobs: _Jobs
-    ) -> None:
-        self._loader = loader
-        self._progress = loader.progress
-        self._source = source
-        self._writer = writer
-        self._position = position
-        self._jobs = jobs
-
-    def run(self, halt: threading.Event) -> None:
-        """Work until there is no job, or until this session has lost its snapshot: its table is then loaded again."""
-        while (job := self._jobs.take(halt)) is not None:
-            try:
-                self._do(job)
-                if self._jobs.finish(job.copy):
-                    self._complete(job.copy)
-                    self._jobs.finish(job.copy)
-            except _Abandoned:
-                self._jobs.finish(job.copy, lost=True)
-                self._progress.fail(job.copy.table.source)
-            except SnapshotLost as error:
-                is_blocked = isinstance(error, SnapshotBlocked)
-                if is_blocked:
-                    self._loader.note_blocked(error.message)
-                for table in self._jobs.give_up() if is_blocked else [job.copy.table]:
-                    log.warning("%s: the load starts again: %s", table.source, error.message)
-                    self._progress.restart(table.source)
-                self._jobs.finish(job.copy, lost=True)
-                return
-            except BaseException as error:
-                self._jobs.finish(job.copy, lost=True)
-                self._progress.fail(job.copy.table.source)
-                if self._loader.is_abandoned(job.copy.table.source) and isinstance(error, ReplicatorError):
-                    return
-                self._mark(job.copy.table, error)
-                raise
-
-    def _do(self, job: _Job) -> None:
-        if job.span is None:
-            self._begin(job.copy)
-            return
-        table, span = job.copy.table, job.span
-        written = self._writer.write(
-            table,
-            _format_chunk(table, job),
-            lambda: self._source.read(table, span),
-            job.copy.merge,
-            lambda: self._source.read_text(table, span),
-        )
-        self._progress.finish_chunk(table.source, written.rows, written.size, time.monotonic())
-
-    def _begin(self, copy: _Copy) -> None:
-        """Empty what an earlier load left behind, then cut the table into ranges."""
-        table, barrier = copy.table, self._loader.barrier
-        self._set(
-            table, state=State.LOADING, error=None, position=None
-        )  # before anything of it is taken away
-        if copy.found.is_ours_alone:
-            self._writer.call(lambda session, lease: empty_table(session, lease, barrier, table, copy.found))
-        else:
-            copy.merge = self._writer.call(lambda session, _: self._prepare_merge(session, copy))
-        self._set(table, reset=True, schema=table)
-        self._writer.call(lambda session, lease: forget_coerced(session, lease, table.source))
-        spans = self._source.split(table, count_chunk_rows(table))
-        self._progress.begin(table.source, len(spans), time.monotonic())
-        self._jobs.add(copy, spans)
-
-    def _prepare_merge(self, session: Session, copy: _Copy) -> existing.Merge:
-        keys = existing.open_keys_table(session, self._loader.barrier, self._loader.pipeline, copy.table)
-        return existing.Merge(keys, self._loader.count_attempt())
-
-    def _complete(self, copy: _Copy) -> None:
-        """Every row is in: what the table still lacks, and then its position."""
-        table, barrier = copy.table, self._loader.barrier
-        if copy.merge is not None:
-            self._finish_merge(copy, copy.merge)
-        self._writer.call(lambda session, _: add_indexes(session, barrier, table, copy.found))
-        self._set(table, state=State.CATCHING_UP, position=str(self._position))
-        self._loader.finish(table, self._position)
-
-    def _finish_merge(self, copy: _Copy, merge: existing.Merge) -> None:
-        table, rows = copy.table, copy.rows
-        removed = self._writer.call(
-            lambda session, lease: existing.remove_others(session, lease, table, merge, rows)
-        )
-        log.info("%s: removed %d rows that %s lacks", table.target, removed, table.source)
-        if rows is ExistingRows.MERGE:
-            loaded = self._progress.observe_table(table.source)
-            brought = loaded[0] if loaded else 0
-            kept = self._writer.call(lambda session, _: existing.count_others(session, table, brought))
-            log.info("%s: kept %d rows that %s lacks", table.target, kept, table.source)
-
-    def _set(self, table: TableSchema, **values: object) -> None:
-        self._loader.set_state(self._writer, table.source, **values)
-
-    def _mark(self, table: TableSchema, error: BaseException) -> None:
-        """Note at the table what it failed of; an error of the program or the pipeline as a whole is not the table's."""
-        if isinstance(error, DataError | SchemaMismatch):
-            with suppress(_Abandoned):
-                self._set(table, state=State.ERROR, error=error.message)
 
 
 def _read_states(session: Session, lease: Lease) -> Mapping[TableName, TableState]:
     return {state.source: state for state in read_tables(session, lease.pipeline)}
-
-
-def count_chunk_rows(table: TableSchema) -> int:
-    """Rows a chunk, so that it has about ``CHUNK_BYTES`` at most."""
-    if not table.rows_estimate or not table.bytes_estimate:
-        return CHUNK_ROWS
-    width = table.bytes_estimate / table.rows_estimate
-    return max(FEWEST_ROWS, min(CHUNK_ROWS, int(CHUNK_BYTES / width)))
-
-
-def _format_chunk(table: TableSchema, job: _Job) -> str:
-    """What names a chunk to people: its number and the key at its ends."""
-    assert job.span is not None
-    names = ", ".join(table.columns[ordinal].name for ordinal in table.key)
-    low, high = _format_key(job.span.low, "the first"), _format_key(job.span.high, "the last")
-    return f"{job.number} of {job.copy.chunks}, ({names}) from {low} to {high}"
-
-
-def _format_key(values: tuple[object, ...] | None, end: str) -> str:
-    if values is None:
-        return end
-    texts = (
-        value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
-        for value in values
-    )
-    return f"({', '.join(texts)})"
 
 
 def _format_seconds(seconds: float) -> str:

@@ -22,7 +22,6 @@ from replicator import (
     barrier,
     cli,
     held,
-    load,
     pipeline,
     prepare,
     runner,
@@ -31,7 +30,7 @@ from replicator import (
     stream,
     truncation,
 )
-from replicator.load import chunk
+from replicator.load import chunk, jobs
 from replicator.readers import (
     mysql,
     mysql_snapshot,
@@ -275,7 +274,7 @@ OTHER_POINTS: dict[str, Plant] = {
 
 def main() -> None:
     name, times, *command = sys.argv[1:]
-    load.CHUNK_ROWS = load.FEWEST_ROWS = CHUNK_ROWS  # type: ignore[misc]
+    jobs.CHUNK_ROWS = jobs.FEWEST_ROWS = CHUNK_ROWS  # type: ignore[misc]
     (POINTS | POSTGRES_POINTS | HUGE_POINTS | OTHER_POINTS)[name](Point(int(times)))
     sys.argv = ["replicator", *command]
     cli.main()

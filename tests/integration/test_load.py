@@ -192,7 +192,7 @@ def run_at(account: Account, *statements: str) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replicator.load.count_chunk_rows", lambda _table: 300)
+    monkeypatch.setattr("replicator.load.worker.count_chunk_rows", lambda _table: 300)
 
 
 # --- what is loaded ---------------------------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ def test_commit_whose_answer_was_lost_counts_once(
 def test_lost_snapshot_starts_the_table_again(
     source_account: Account, target_account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replicator.load.count_chunk_rows", lambda _table: 30)
+    monkeypatch.setattr("replicator.load.worker.count_chunk_rows", lambda _table: 30)
     run_at(source_account, ORDERS, insert_orders(1, 900))
     interfere = partial(kill_sessions, source_account)
     with pipe(source_account, target_account, "orders", interfere=interfere) as both:

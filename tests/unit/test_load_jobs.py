@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 from replicator.config import ExistingRows
-from replicator.load import _Copy, _Job, _Jobs, count_chunk_rows
+from replicator.load.jobs import Copy, Job, Jobs, count_chunk_rows
 from replicator.model import Column, Kind, TableName, TableSchema
 from replicator.readers.base import KeyRange
 from replicator.tablestate import Found
@@ -17,11 +17,11 @@ def make_table(name: str, rows: int = 0, size: int = 0) -> TableSchema:
     return TableSchema(TableName("shop", name), name, columns, (0,), rows_estimate=rows, bytes_estimate=size)
 
 
-def make_copies(number: int) -> list[_Copy]:
-    return [_Copy(make_table(f"t{i}"), Found.MISSING, ExistingRows.REFUSE) for i in range(number)]
+def make_copies(number: int) -> list[Copy]:
+    return [Copy(make_table(f"t{i}"), Found.MISSING, ExistingRows.REFUSE) for i in range(number)]
 
 
-def take(jobs: _Jobs) -> _Job:
+def take(jobs: Jobs) -> Job:
     job = jobs.take(threading.Event())
     assert job is not None
     return job
@@ -29,7 +29,7 @@ def take(jobs: _Jobs) -> _Job:
 
 def test_workers_share_all_ranges_and_complete_each_table_once() -> None:
     copies = make_copies(7)
-    jobs = _Jobs(copies)
+    jobs = Jobs(copies)
     done: Counter[tuple[str, int]] = Counter()
     completed: Counter[str] = Counter()
     lock = threading.Lock()
@@ -57,7 +57,7 @@ def test_workers_share_all_ranges_and_complete_each_table_once() -> None:
 
 def test_two_workers_that_end_together_leave_one_to_complete_the_table() -> None:
     [copy] = make_copies(1)
-    jobs = _Jobs([copy])
+    jobs = Jobs([copy])
     begin = take(jobs)
     jobs.add(copy, [KeyRange(None, (1,)), KeyRange((1,), None)])
     assert jobs.finish(begin.copy) is False
@@ -67,7 +67,7 @@ def test_two_workers_that_end_together_leave_one_to_complete_the_table() -> None
 
 def test_lost_table_gets_no_more_work_and_is_not_completed() -> None:
     [copy] = make_copies(1)
-    jobs = _Jobs([copy])
+    jobs = Jobs([copy])
     take(jobs)
     jobs.add(copy, [KeyRange(None, (1,)), KeyRange((1,), (2,)), KeyRange((2,), None)])
     jobs.finish(copy)
@@ -80,7 +80,7 @@ def test_lost_table_gets_no_more_work_and_is_not_completed() -> None:
 
 def test_stop_ends_the_wait_for_work() -> None:
     [copy] = make_copies(1)
-    jobs = _Jobs([copy])
+    jobs = Jobs([copy])
     take(jobs)
     stop = threading.Event()
     stop.set()
