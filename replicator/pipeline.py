@@ -222,7 +222,10 @@ class Pipeline:
     def _is_done(self) -> bool:
         if self._options.until == "stopped" or self._unsettled:
             return False
-        return self._wanted is None or self._applied_position.covers(self._wanted)
+        wanted = (
+            self._wanted
+        )  # what is undecided there is known once it was read, although it may be applied long since
+        return wanted is None or (self._applied_position.covers(wanted) and self._stream.has_read(wanted))
 
     def _report_undecided(self) -> None:
         """What `--until-current` does not wait for (SEMANTICS §11)."""

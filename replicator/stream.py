@@ -187,6 +187,10 @@ class Stream:
         """Do not wait for ``empty_age`` once ``position`` is reached (`--until-current`)."""
         self._want = position
 
+    def has_read(self, position: Position) -> bool:
+        """Whether all up to ``position`` was read since the start, which may be long after it was applied."""
+        return self._read.covers(position)
+
     def run(self, items: Iterable[StreamItem]) -> None:
         """Consume the stream until it ends (the reader's stop event) or cannot be read on; what is complete is emitted."""
         self._refilter()

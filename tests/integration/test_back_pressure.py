@@ -78,6 +78,9 @@ def test_a_target_that_stands_still_costs_neither_connections_nor_memory_nor_row
     ):
         process = write_pipeline(tmp_path, source, target).start("run", "FILE")
         follow(process, "state=streaming")
+        cursor.execute("INSERT INTO t VALUES (%s, 'first')", (ROWS,))
+        administrator.commit()
+        wait_until(lambda: target.query("SELECT 1 FROM t") != [], 60)  # every session is open by then
         ((dump, _),) = find_dumps(cursor, source)
         begun, memory = count_connections(cursor), read_memory(process.pid, "VmRSS")
         with stall(target):

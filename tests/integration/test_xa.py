@@ -199,9 +199,10 @@ def test_a_load_waits_for_what_was_prepared_before_it_and_nothing_is_lost(
     branches.prepare("after", "INSERT INTO a VALUES (3, 'x')")
     run(account, "INSERT INTO a VALUES (4, 'x')")
     end(process, 9)
-    done = pipeline.run("run", "FILE", "--until-current")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (done.stdout + done.stderr).count("undecided") == 2
+    for _ in range(2):  # the second has nothing to apply
+        done = pipeline.run("run", "FILE", "--until-current")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (done.stdout + done.stderr).count("undecided") == 2
     assert_equal(account.server, account.database, target_account.server, target_account.database)
     branches.commit("after")
     branches.rollback("during")

@@ -1,9 +1,10 @@
 """Changes in, SQL out: each file of tests/golden/plan is a case; a new one needs no code.
 
-Its comments are the input, the rest is the SQL. ``table NAME: COLUMN TYPE [null] [key] [unique] [deferrable]
-[-> TABLE.COLUMN [cascade | set_null]], …`` declares a table (``text:COLLATION`` for text), ``settings: …`` words of
-``SETTINGS``, and ``insert NAME ROWS``, ``delete NAME ROWS``, ``update NAME ROWS -> ROWS``, ``truncate NAME`` are the changes,
-rows as Python tuples; a trailing ``!`` says that the source ran it without foreign key checks. ``…`` stands for UNCHANGED.
+Its comments are the input, the rest is the SQL. ``table NAME: COLUMN TYPE [null] [key] [unique] [deferrable] [->
+TABLE.COLUMN [cascade | set_null]], …`` declares a table (``text:COLLATION`` for text), ``settings: …`` words of
+``SETTINGS``, and ``insert NAME ROWS``, ``delete NAME ROWS``, ``update NAME ROWS -> ROWS``, ``truncate NAME`` are the
+changes, rows as Python tuples; a trailing ``!`` says that the source ran it without foreign key checks. ``…`` stands
+for UNCHANGED.
 """
 
 from __future__ import annotations
