@@ -20,7 +20,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds of named processes at one moment: all threads together, and each thread; and of the whole machine."""
+    """CPU seconds of named processes at one moment: in all, with those of their children that have ended (PostgreSQL has
+    one for each session), and of each thread; and of the whole machine."""
 
     at: float
     totals: Mapping[str, float]
@@ -31,7 +32,7 @@ class Usage:
     def read(cls, pids: Mapping[str, int]) -> Usage:
         return cls(
             time.perf_counter(),
-            {name: _parse_cpu(Path(f"/proc/{pid}/stat").read_text()) for name, pid in pids.items()},
+            {name: _parse_cpu(Path(f"/proc/{pid}/stat").read_text(), 4) for name, pid in pids.items()},
             {name: _read_threads(pid) for name, pid in pids.items()},
             _parse_machine(Path("/proc/stat").read_text()),
         )
@@ -47,10 +48,10 @@ def _read_threads(pid: int) -> dict[int, float]:
     return threads
 
 
-def _parse_cpu(stat: str) -> float:
-    """User and system seconds of a /proc/…/stat line; the name in parentheses may hold anything."""
+def _parse_cpu(stat: str, count: int = 2) -> float:
+    """User and system seconds of a /proc/…/stat line, of 4 counts its ended children's too; its name may hold anything."""
     fields = stat[stat.rindex(")") + 2 :].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return sum(map(int, fields[11 : 11 + count])) / _TICKS
 
 
 def _parse_machine(stat: str) -> float:

@@ -17,8 +17,10 @@ from replicator.model import TableSchema
 from replicator.readers.base import KeyRange
 from replicator.tablestate import Found
 
-CHUNK_ROWS: Final = 20_000  # small enough that one worker reads while the other waits for its commit
-CHUNK_BYTES: Final = 8 << 20
+CHUNK_ROWS: Final = (
+    50_000  # so many that commits cost little, so few that all workers end at about the same time
+)
+CHUNK_BYTES: Final = 16 << 20
 FEWEST_ROWS: Final = 100
 
 

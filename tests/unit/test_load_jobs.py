@@ -88,7 +88,7 @@ def test_stop_ends_the_wait_for_work() -> None:
 
 
 def test_chunk_of_wide_rows_has_fewer_of_them() -> None:
-    assert count_chunk_rows(make_table("new")) == 20_000
-    assert count_chunk_rows(make_table("narrow", rows=10**6, size=10**8)) == 20_000
-    assert count_chunk_rows(make_table("wide", rows=1000, size=16 << 20)) == 500
+    assert count_chunk_rows(make_table("new")) == 50_000
+    assert count_chunk_rows(make_table("narrow", rows=10**6, size=10**8)) == 50_000
+    assert count_chunk_rows(make_table("wide", rows=1000, size=32 << 20)) == 500
     assert count_chunk_rows(make_table("huge", rows=10, size=1 << 40)) == 100
