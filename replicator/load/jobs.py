@@ -17,9 +17,7 @@ from replicator.model import TableSchema
 from replicator.readers.base import KeyRange
 from replicator.tablestate import Found
 
-CHUNK_ROWS: Final = (
-    50_000  # so many that commits cost little, so few that all workers end at about the same time
-)
+CHUNK_ROWS: Final = 50_000  # so many that commits cost little, so few that all workers end together
 CHUNK_BYTES: Final = 16 << 20
 FEWEST_ROWS: Final = 100
 

@@ -15,6 +15,7 @@ from tests.compare import assert_equal
 from tests.faults.dying import POINTS
 from tests.faults.survival import MOST_VISITS, Ends, assert_mirrored, die, survive
 from tests.processes import write_pipeline
+from tests.targets import wait_until
 
 
 @pytest.fixture
@@ -73,6 +74,11 @@ def test_kills_lose_nothing_where_mysql_logs_no_cascade(
         survive(Ends(source, target_account, tmp_path), [(point, 1)], seed=9)
 
 
+def count_sessions(account: Account) -> int:
+    sql = "SELECT COUNT(*) FROM performance_schema.processlist WHERE USER = %s"
+    return int(account.server.execute(sql, (account.user,))[0][0])
+
+
 @pytest.mark.parametrize("point", ["mid-packet", "commit-unanswered"])
 def test_a_descent_that_is_killed_takes_along_all_or_nothing(
     mariadb_source_account: Account, target_account: Account, tmp_path: Path, point: str
@@ -91,6 +97,7 @@ def test_a_descent_that_is_killed_takes_along_all_or_nothing(
     left: list[int] = []
     for times in (1, 2):
         die(pipeline, point, times)
+        wait_until(lambda: not count_sessions(target_account), 30)  # what was sent is carried out without us
         left += [row[0] for row in target_account.query("SELECT COUNT(*) FROM tree")]
     assert left == ([200, 200] if point == "mid-packet" else [200, 128])
     pipeline.must("run", "FILE", "--until-current")

@@ -169,6 +169,17 @@ def not_let_in(line: str, ends: Ends) -> str:
         return check_from(account, ends)
 
 
+def refused_login(deed: str, ends: Ends) -> str:
+    with start_postgres() as server, make_postgres_account(server) as account:
+        server.execute(deed.format(name=account.user))
+        return check_from(account, ends)
+
+
+def no_postgres_database(ends: Ends) -> str:
+    with start_postgres() as server, make_postgres_account(server) as account:
+        return check_from(dataclasses.replace(account, database="missing"), ends)
+
+
 def not_logical(ends: Ends) -> str:
     with start_postgres(wal_level="replica") as server, make_postgres_account(server) as account:
         return check_from(account, ends)
@@ -198,6 +209,13 @@ PLANTED: dict[str, Callable[[Ends], str]] = {
     "the server demands TLS": tls_demanded,
     "no pg_hba.conf entry for host …": functools.partial(not_let_in, ""),
     "pg_hba.conf rejects connection …": functools.partial(not_let_in, "host all all all reject\n"),
+    "password authentication failed …": functools.partial(
+        refused_login, "ALTER ROLE {name} PASSWORD 'other'"
+    ),
+    'database "…" does not exist': no_postgres_database,
+    "permission denied for database …": functools.partial(
+        refused_login, "REVOKE CONNECT ON DATABASE {name} FROM PUBLIC"
+    ),
     "wal_level is replica": not_logical,
     "state=paused … error=…": paused,
     **{

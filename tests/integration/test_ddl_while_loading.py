@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from replicator import load
 from replicator.config import load as load_config
 from replicator.errors import PausedTables
+from replicator.load import jobs
 from replicator.pipeline import Options, Pipeline
 from replicator.readers.mysql_snapshot import MysqlSession
 from replicator.startup import open_pipeline
@@ -35,8 +35,8 @@ def pipeline(
     file = write_pipeline(tmp_path, source_account, target_account)
     for name, value in file.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(load, "CHUNK_ROWS", 10)
-    monkeypatch.setattr(load, "FEWEST_ROWS", 10)
+    monkeypatch.setattr(jobs, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(jobs, "FEWEST_ROWS", 10)
     return file
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from replicator import load
 from replicator.config import load as load_config
 from replicator.ddl import build_create_table
 from replicator.errors import CheckRefused
+from replicator.load import jobs
 from replicator.load.chunk import ChunkWriter, Written
 from replicator.model import TableName
 from replicator.pipeline import Options, Pipeline
@@ -212,7 +212,7 @@ def test_a_table_that_is_rewritten_in_mid_load_is_loaded_again(
     pipeline = write_pipeline(tmp_path, source, target)
     for name, value in pipeline.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(load, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(jobs, "CHUNK_ROWS", 100)
     write, chunks = ChunkWriter.write, itertools.count(1)
 
     def rewrite_behind_the_fifth(*args: Any) -> Written:
