@@ -181,6 +181,11 @@ class ForeignKey:
     def cascades(self) -> bool:
         return bool({self.on_delete, self.on_update} & {"CASCADE", "SET NULL", "SET DEFAULT"})
 
+    @property
+    def deletes(self) -> bool:
+        """Whether the child's rows go along with their parent's."""
+        return self.on_delete == "CASCADE"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableSchema:

@@ -222,9 +222,8 @@ class Pipeline:
     def _is_done(self) -> bool:
         if self._options.until == "stopped" or self._unsettled:
             return False
-        wanted = (
-            self._wanted
-        )  # what is undecided there is known once it was read, although it may be applied long since
+        # What is undecided there is known once it was read, although it may be applied long since.
+        wanted = self._wanted
         return wanted is None or (self._applied_position.covers(wanted) and self._stream.has_read(wanted))
 
     def _report_undecided(self) -> None:

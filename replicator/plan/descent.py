@@ -23,11 +23,6 @@ class Link(NamedTuple):
     child: int
     key: ForeignKey
 
-    @property
-    def deletes(self) -> bool:
-        """Whether the child's rows go along; else they are made to refer to nothing."""
-        return self.key.on_delete == "CASCADE"
-
 
 class Descent(NamedTuple):
     """The ways from the first of ``tables``, where rows are deleted, to all that are on circles.
@@ -46,10 +41,6 @@ class _Cascade(NamedTuple):
     child: TableSchema
     key: ForeignKey
 
-    @property
-    def deletes(self) -> bool:
-        return self.key.on_delete == "CASCADE"
-
 
 def build_descents(tables: Iterable[TableSchema]) -> dict[str, Descent]:
     """By target name, the tables whose deletes reach circular ones: ``PlanSettings.descents``."""
@@ -61,7 +52,7 @@ def build_descents(tables: Iterable[TableSchema]) -> dict[str, Descent]:
         if key.on_delete in ("CASCADE", "SET NULL") and key.parent in by_source
     ]
     circular = _find_circular(cascades)
-    deleting = [cascade for cascade in cascades if cascade.deletes]
+    deleting = [cascade for cascade in cascades if cascade.key.deletes]
     leading = _grow(circular, _join((cascade.child, cascade.parent) for cascade in deleting))
     down: dict[TableSchema, list[_Cascade]] = {table: [] for table in leading}
     for cascade in cascades:
@@ -101,11 +92,11 @@ def _build_descent(
 ) -> Descent:
     found = [table]
     for parent in found:  # grows while it is walked
-        found += dict.fromkeys(c.child for c in down[parent] if c.deletes and c.child not in found)
+        found += dict.fromkeys(c.child for c in down[parent] if c.key.deletes and c.child not in found)
     ways = [(place, cascade) for place, parent in enumerate(found) for cascade in down[parent]]
     found += dict.fromkeys(cascade.child for _, cascade in ways if cascade.child not in found)
     links = [Link(place, found.index(cascade.child), cascade.key) for place, cascade in ways]
-    ends = {link.child for link in links if link.deletes}
+    ends = {link.child for link in links if link.key.deletes}
     places = tuple(place for place in sorted(ends) if found[place] in circular)
     return Descent(tuple(found), tuple(links), places, _count_levels(links) if places else 0)
 
@@ -114,7 +105,7 @@ def _count_levels(links: list[Link]) -> int:
     """The longest way that deletes, ``LEVELS`` where there is none that is longest."""
     reached = {0}
     for level in range(LEVELS):
-        reached = {link.child for link in links if link.deletes and link.parent in reached}
+        reached = {link.child for link in links if link.key.deletes and link.parent in reached}
         if not reached:
             return level
     return LEVELS

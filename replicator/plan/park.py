@@ -37,7 +37,8 @@ class Lot(NamedTuple):
     """What parking needs to know of a table.
 
     ``names``: its deferrable keys. ``is_ambiguous``: the table's own key is one of them, and rows are told apart by all
-    their values alone; before images must be whole.
+    their values alone; before images must be whole. ``is_told``: no stand-in is put in text or bytes, which an update may
+    leave out.
     """
 
     parkables: Sequence[_Parkable]

@@ -19,7 +19,15 @@ from replicator.config import Source
 from replicator.errors import SourceUnavailable
 from replicator.readers.lsn import format_lsn
 from replicator.readers.pgoutput import EPOCH
-from replicator.readers.postgres_session import Connection, build_error, connect, explain, fetch, quote_name
+from replicator.readers.postgres_session import (
+    Connection,
+    build_error,
+    connect,
+    explain,
+    fetch,
+    quote_name,
+    read_state,
+)
 
 BATCH: Final = 500  # messages that are taken at once
 FEEDBACK_SECONDS: Final = 10.0
@@ -100,8 +108,7 @@ class Link:
             result = self._pgconn.get_result()
         if result is None or result.status == pq.ExecStatus.COMMAND_OK:
             raise SourceUnavailable(f"{self._address}: the source has ended the replication stream")
-        state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        raise build_error(state, f"{self._address}: {result.get_error_message().strip()}")
+        raise build_error(read_state(result), f"{self._address}: {result.get_error_message().strip()}")
 
     @contextlib.contextmanager
     def _errors(self):  # type: ignore[no-untyped-def]
@@ -161,8 +168,7 @@ def open_link(source: Source, slot: str, lsn: int, acked: int) -> Link:
         sql = f"START_REPLICATION SLOT {quote_name(slot)} LOGICAL {format_lsn(lsn)} ({', '.join(options)})"
         result = connection.pgconn.exec_(sql.encode())
         if result.status != pq.ExecStatus.COPY_BOTH:
-            state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-            raise build_error(state, f"{source.address}: {result.get_error_message().strip()}")
+            raise build_error(read_state(result), f"{source.address}: {result.get_error_message().strip()}")
         return Link(connection, source.address, acked, int(row["timeout"]) / 1000)
     except psycopg.Error as error:
         connection.close()

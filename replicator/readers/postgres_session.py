@@ -183,6 +183,11 @@ def explain(error: Exception, address: str) -> SourceError:
     return build_error(getattr(error, "sqlstate", None) or "", f"{address}: {' '.join(str(error).split())}")
 
 
+def read_state(result: pq.abc.PGresult) -> str:
+    """The SQLSTATE of a result, "" where it has none."""
+    return (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+
+
 def build_error(state: str, text: str) -> SourceError:
     """The error for a SQLSTATE, "" for a lost link."""
     # 08: connection; 53: resources; 55006: somebody reads from the slot; 55P03: a lock was not had in time; 57P: ended by
@@ -276,7 +281,7 @@ def _build_error(pgconn: pq.abc.PGconn, result: pq.abc.PGresult | None) -> Sourc
         return SnapshotLost("the source ended a COPY without a word")
     while pgconn.get_result() is not None:
         pass
-    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    state = read_state(result)
     text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode("utf8", "replace")
     message = f"the source refused to be read: {text} (SQLSTATE {state})"
     # 40: serialization; 42P01, 42703: the table or a column went; 57: cancelled or ended; 08: the link.

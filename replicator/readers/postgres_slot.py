@@ -26,6 +26,7 @@ from replicator.readers.postgres_session import (
     name_session,
     quote_literal,
     quote_name,
+    read_state,
 )
 
 log = logging.getLogger("replicator")
@@ -195,8 +196,7 @@ def _build_refusal(pgconn: pq.abc.PGconn, result: pq.abc.PGresult | None) -> Sou
     """Slots that others have all taken are waited for: one may be dropped."""
     text = pgconn.get_error_message() if result is None else result.get_error_message()
     message = f"the source does not make a replication slot: {' '.join(text.split())}"
-    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode() if result is not None else ""
-    error = build_error(state, message)
+    error = build_error("" if result is None else read_state(result), message)
     if error.retryable:
         return error
     return SourceError(

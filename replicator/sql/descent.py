@@ -28,7 +28,7 @@ class Part(NamedTuple):
 def build_descent(descent: Descent, roots: Sequence[bytes]) -> Iterator[Part]:
     """The statements to be run before the DELETE of the rows under ``roots``, keys of the first table as literals."""
     for link in descent.links:
-        if _find_nullable(descent, link) and (not link.deletes or link.child == 0):
+        if _find_nullable(descent, link) and (not link.key.deletes or link.child == 0):
             yield _build_loosening(descent, link, roots)
     for level in range(descent.levels, 0, -1):
         found = _build_found(descent, roots, level)
@@ -85,7 +85,7 @@ def _build_loosening(descent: Descent, link: Link, roots: Sequence[bytes]) -> Pa
         *(_build_found(descent, roots, descent.levels), _join_children(descent, link)),
         *(b",".join(assignments), link.parent),
     )
-    return Part(sql + b" AND " + _is_root(child, roots) if link.deletes else sql, child)
+    return Part(sql + b" AND " + _is_root(child, roots) if link.key.deletes else sql, child)
 
 
 def _find_nullable(descent: Descent, link: Link) -> list[str]:
@@ -104,7 +104,7 @@ def _build_found(descent: Descent, roots: Sequence[bytes], levels: int) -> bytes
     members = [_build_roots(descent, roots)]
     # Rows that are none: what they select tells the types of the columns.
     members += [_build_none(descent, place) for place in range(1, len(descent.tables))]
-    members += [_build_step(descent, link, roots, levels) for link in descent.links if link.deletes]
+    members += [_build_step(descent, link, roots, levels) for link in descent.links if link.key.deletes]
     return b"WITH RECURSIVE %b (t,l,%b) AS (%b)" % (
         *(_FOUND, b",".join(columns)),
         b" UNION DISTINCT ".join(members),

@@ -17,6 +17,7 @@ def key_index(table: TableSchema) -> bytes | None:
 
 
 def force_index(table: TableSchema) -> bytes:
+    """The hint, after a table's name or alias, that its rows are found by that index; nothing where it has no name."""
     index = key_index(table)
     return b"" if index is None else b" FORCE INDEX (" + index + b")"
 
@@ -40,6 +41,9 @@ def _compared(column: Column, value: bytes) -> bytes:
 
 
 def on_key(table: TableSchema, prefix: bytes, alias: bytes) -> bytes:
+    """The condition that a row of ``alias`` has the key in the columns ``prefix`` + number: the ordinal's, of ``n.o`` that
+    of the place in the key.
+    """
     columns = [table.columns[at] for at in table.key]
     names = [prefix + b"%d" % (number if prefix == b"n.o" else at) for number, at in enumerate(table.key)]
     return b" AND ".join(
