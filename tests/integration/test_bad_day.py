@@ -20,7 +20,7 @@ import replicator
 from replicator.check.probe import probe
 from replicator.config import Target
 from replicator.config.kinds import Secret
-from replicator.pgserver import start_postgres
+from replicator.pgserver import PostgresServer, start_postgres
 from replicator.readers import mysql_checks
 from replicator.refusals import classify
 from replicator.tls import Tls, TlsMode
@@ -51,6 +51,7 @@ class Ends:
     source: Account
     target: Account
     untold: Account  # at a server without a certificate
+    postgres: PostgresServer
     folder: Path
 
     @property
@@ -69,9 +70,13 @@ class Ends:
 
 @pytest.fixture
 def ends(
-    mysql_source_account: Account, target_account: Account, mariadb_source_account: Account, tmp_path: Path
+    mysql_source_account: Account,
+    target_account: Account,
+    mariadb_source_account: Account,
+    postgres_debian: PostgresServer,
+    tmp_path: Path,
 ) -> Ends:
-    return Ends(mysql_source_account, target_account, mariadb_source_account, tmp_path)
+    return Ends(mysql_source_account, target_account, mariadb_source_account, postgres_debian, tmp_path)
 
 
 def unresolved(ends: Ends) -> str:
@@ -170,13 +175,13 @@ def not_let_in(line: str, ends: Ends) -> str:
 
 
 def refused_login(deed: str, ends: Ends) -> str:
-    with start_postgres() as server, make_postgres_account(server) as account:
-        server.execute(deed.format(name=account.user))
+    with make_postgres_account(ends.postgres) as account:
+        ends.postgres.execute(deed.format(name=account.user))
         return check_from(account, ends)
 
 
 def no_postgres_database(ends: Ends) -> str:
-    with start_postgres() as server, make_postgres_account(server) as account:
+    with make_postgres_account(ends.postgres) as account:
         return check_from(dataclasses.replace(account, database="missing"), ends)
 
 

@@ -31,6 +31,12 @@ def source_server(request: pytest.FixtureRequest) -> Server:
     return server
 
 
+def mirror(pipeline: PipelineFile, source: Account, target: Account) -> None:
+    """What was written has arrived, and nothing else."""
+    pipeline.must("run", "FILE", "--until-current")
+    assert_equal(source.server, source.database, target.server, target.database)
+
+
 def logs_cascades(account: Account) -> bool:
     server = account.server
     return server.kind == "mysql" and not server.settings.get("innodb_native_foreign_keys")
@@ -94,10 +100,7 @@ def test_a_target_of_other_making_without_the_key_is_refused_where_it_must_casca
     if logs_cascades(source_account):
         pipeline.must("load", "FILE")
         write(source_account, "DELETE FROM parent WHERE id = 3")
-        pipeline.must("run", "FILE", "--until-current")
-        assert_equal(
-            source_account.server, source_account.database, target_account.server, target_account.database
-        )
+        mirror(pipeline, source_account, target_account)
         return
     done = pipeline.run("load", "FILE")
     assert done.returncode == 5, done.stdout + done.stderr
@@ -106,10 +109,7 @@ def test_a_target_of_other_making_without_the_key_is_refused_where_it_must_casca
     write(target_account, f"DROP TABLE child; {CHILD}")
     pipeline.must("load", "FILE")
     write(source_account, "DELETE FROM parent WHERE id = 3")
-    pipeline.must("run", "FILE", "--until-current")
-    assert_equal(
-        source_account.server, source_account.database, target_account.server, target_account.database
-    )
+    mirror(pipeline, source_account, target_account)
 
 
 def test_a_target_key_with_other_rules_is_refused_where_it_must_cascade(
@@ -127,10 +127,7 @@ def test_a_target_key_with_other_rules_is_refused_where_it_must_cascade(
         write(target_account, fix[1])
     pipeline.must("load", "FILE")
     write(source_account, "DELETE FROM parent WHERE id = 3; UPDATE parent SET id = 20 WHERE id = 2")
-    pipeline.must("run", "FILE", "--until-current")
-    assert_equal(
-        source_account.server, source_account.database, target_account.server, target_account.database
-    )
+    mirror(pipeline, source_account, target_account)
 
 
 def test_a_target_key_that_cascades_where_the_source_has_none_is_refused(
@@ -250,10 +247,7 @@ def test_what_cascades_do_arrives_whoever_logs_it(
         "UPDATE region SET b = 9 WHERE a = 1 AND b = 1; DELETE FROM region WHERE a = 2;"
         "UPDATE city SET id = 10 WHERE id = 1; COMMIT; DELETE FROM parent WHERE id = 3",
     )
-    pipeline.must("run", "FILE", "--until-current")
-    assert_equal(
-        source_account.server, source_account.database, target_account.server, target_account.database
-    )
+    mirror(pipeline, source_account, target_account)
     assert target_account.query("SELECT id, child_id FROM grandchild ORDER BY id") == [
         (1, None), (2, 2), (3, None), (4, None)
     ]  # fmt: skip
@@ -304,10 +298,7 @@ def test_cascades_in_circles_arrive_where_the_target_does_not_follow_them(
         "DELETE FROM dept WHERE id = 1; DELETE FROM emp WHERE id = 4; DELETE FROM page WHERE site = 1 AND id = 0;"
         "DELETE FROM folder WHERE id = 1; TRUNCATE TABLE deep",
     )
-    pipeline.must("run", "FILE", "--until-current")
-    assert_equal(
-        source_account.server, source_account.database, target_account.server, target_account.database
-    )
+    mirror(pipeline, source_account, target_account)
     assert target_account.query("SELECT delete_missing FROM _replicator_status") == [(0,)]
     assert target_account.query("SELECT id FROM page ORDER BY site, id") == [(3,), (0,), (1,)]
     assert target_account.query("SELECT (SELECT COUNT(*) FROM folder), (SELECT COUNT(*) FROM file)") == [
@@ -326,7 +317,4 @@ def test_random_writes_to_a_table_that_refers_to_itself_arrive(
     pipeline.must("load", "FILE")
     for part in range(4):
         Nodes(source_account.server, source_account.database, 100 * seed + part).write(250)
-        pipeline.must("run", "FILE", "--until-current")
-        assert_equal(
-            source_account.server, source_account.database, target_account.server, target_account.database
-        )
+        mirror(pipeline, source_account, target_account)

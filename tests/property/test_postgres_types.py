@@ -114,9 +114,7 @@ STRATEGIES: dict[str, Text] = {
     "float8[]": arrays(st.floats(width=64).map(repr)),
     "interval[]": arrays(INTERVALS),
     "date[]": arrays(ANY_DATE),
-    "daterange": ranges(
-        ANY_DATE.filter(lambda text: not text.startswith("5874897-12-31"))
-    ),  # no day is behind it
+    "daterange": ranges(ANY_DATE.filter(lambda text: text != "5874897-12-31")),  # no day is behind it
     "numrange": ranges(decimals(5, 5)),
     "hstore": st.dictionaries(TEXT, st.one_of(st.none(), TEXT), max_size=4).map(
         lambda pairs: ", ".join(f"{quote(key)}=>{quote(value)}" for key, value in pairs.items())
