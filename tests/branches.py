@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pymysql
 
 from replicator.servers import Server
+from tests.targets import wait_until
 
 
 class Branches:
@@ -22,9 +23,14 @@ class Branches:
         return f"'{self._database}','{name}',7"
 
     def prepare(self, name: str, *statements: str) -> None:
-        """XA START to XA PREPARE; the connection is gone afterwards, the branch stays."""
+        """XA START to XA PREPARE; the session is gone afterwards, the branch stays.
+
+        MariaDB tells nobody else of a branch (1397) before the session that prepared it has ended.
+        """
         xid = self.xid(name)
-        self._run(f"XA START {xid}", *statements, f"XA END {xid}", f"XA PREPARE {xid}")
+        session = self._run(f"XA START {xid}", *statements, f"XA END {xid}", f"XA PREPARE {xid}")
+        sql = "SELECT 1 FROM information_schema.PROCESSLIST WHERE ID = %s"
+        wait_until(lambda: not self._server.execute(sql, (session,)))
         self._open.add(name)
 
     def commit(self, name: str) -> None:
@@ -52,13 +58,15 @@ class Branches:
         xid = self.xid(name)
         self._run(f"XA START {xid}", *statements, f"XA END {xid}", f"XA COMMIT {xid} ONE PHASE")
 
-    def _run(self, *statements: str) -> None:
+    def _run(self, *statements: str) -> int:
+        """Run them in a session of their own; returns its id."""
         with (
             self._server.connect(database=self._database, autocommit=True) as connection,
             connection.cursor() as cursor,
         ):
             for statement in statements:
                 cursor.execute(statement)
+            return int(connection.thread_id())
 
     @property
     def names(self) -> list[str]:
